@@ -1,0 +1,1 @@
+"""Scenes, renderers, the servo environment, experts, classical controllers and the collectors."""

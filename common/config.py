@@ -1,0 +1,303 @@
+"""The typed configuration of a run. Each field says whether a resumed run may change it.
+
+`configs/*.yaml` hold values, this file holds types, meanings and bounds; an unknown or mistyped key is an error that
+names the key. A field declared `fixed` must be the same when a run directory is continued, a `free` one may change.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from common.errors import ConfigError, bad_value
+
+
+def _setting(default: Any, doc: str, resume: str, allowed: str) -> Any:
+    metadata = {"doc": doc, "resume": resume, "allowed": allowed}
+    if isinstance(default, (list, dict)):
+        kind = type(default)
+        return dataclasses.field(default_factory=lambda: kind(default), metadata=metadata)
+    if dataclasses.is_dataclass(default) and isinstance(default, type):
+        return dataclasses.field(default_factory=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def fixed(default: Any, doc: str, allowed: str = "") -> Any:
+    """A setting that a resumed run must keep. `allowed` is a bound such as "> 0" or "a|b|c"."""
+    return _setting(default, doc, "fixed", allowed)
+
+
+def free(default: Any, doc: str, allowed: str = "") -> Any:
+    """A setting that a resumed run may change."""
+    return _setting(default, doc, "free", allowed)
+
+
+@dataclasses.dataclass
+class NetworkConfig:
+    """The quick-start network: small convolutional encoder, probabilistic matching, geometry block, two heads."""
+
+    backbone: str = fixed("conv_small", "image backbone", "conv_small")
+    widths: list[int] = fixed([24, 40, 56], "channels of the three strided convolutions")
+    match_dim: int = fixed(48, "channels of the projected features that are matched", "> 0")
+    match_grid: int = fixed(8, "side of the token grid; images are 8 times as large", "> 0")
+    anchors: int = fixed(9, "displacement anchors per axis (K of CNSv2 eq. 16)", "> 0")
+    feature_dim: int = fixed(256, "size of z, the feature that enters the terminal MLP", "> 0")
+    geometry_block: bool = fixed(True, "add the least-squares flow model and mask moments to the feature")
+    policy_hidden: list[int] = fixed([256, 256], "hidden layers of the terminal MLP")
+    value_hidden: list[int] = fixed([256, 256], "hidden layers of the value network")
+    diffusion: bool = fixed(True, "train the diffusion head beside the regression head")
+    diffusion_hidden: int = fixed(256, "width of the noise predictor", "> 0")
+    diffusion_levels: int = fixed(50, "noise levels of the DDIM schedule", "> 1")
+    initial_log_std: float = fixed(-2.302585, "log of the state-independent action std when RL starts")
+
+
+@dataclasses.dataclass
+class SceneConfig:
+    """What scenes are drawn from. Kinds: `sym_diff` (plain object; ground and light differ in the goal image),
+    `sym_same` (plain object, same look), `asym_same` (textured object, same look).
+    """
+
+    train_meshes: int = fixed(240, "procedural training meshes", "> 0")
+    heldout_meshes: int = fixed(80, "procedural meshes that only evaluation sees", "> 0")
+    shapes: list[str] = fixed(["cube", "cylinder", "cone", "revolution"], "kinds of the mesh library")
+    imitation_mix: dict[str, float] = fixed(
+        {"sym_diff": 0.4, "sym_same": 0.3, "asym_same": 0.3}, "share of each kind of scene in imitation data"
+    )
+    rl_mix: dict[str, float] = fixed({"sym_diff": 0.5, "sym_same": 0.5}, "share of each kind of scene in RL and SIL")
+    difficulty: str = fixed("easy", "strength of the ground textures", "easy|hard")
+    min_distance: float = fixed(0.55, "nearest camera distance to the target [m]", "> 0")
+    max_distance: float = fixed(0.85, "farthest camera distance to the target [m]", "> 0")
+
+
+@dataclasses.dataclass
+class EnvConfig:
+    """The servo environment."""
+
+    image_size: int = fixed(64, "side of the square images that policies see [px]", "> 0")
+    mask_size: int = fixed(128, "side of the masks that IoU and rewards are computed from [px]", "> 0")
+    fov_deg: float = fixed(50.0, "vertical field of view [deg]", "> 0")
+    dt: float = fixed(0.12, "seconds one action is applied for", "> 0")
+    gain: float = fixed(1.0, "commanded twist = gain x denormalised twist [1/s]", "> 0")
+    max_twist: float = fixed(3.0, "actions with a larger norm are shortened to it (normalised) [1/s]", "> 0")
+    min_height: float = fixed(0.05, "an episode is truncated if the camera comes nearer to the ground [m]", "> 0")
+
+
+@dataclasses.dataclass
+class RewardConfig:
+    """Weights of Sym-Servo eq. 5-10."""
+
+    center: float = fixed(1.0, "lambda_c of eq. 6; distance in image widths", ">= 0")
+    visibility: float = fixed(1.0, "lambda_v of eq. 7", ">= 0")
+    action: float = fixed(0.06, "lambda_a of eq. 8", ">= 0")
+    success: float = fixed(0.5, "R_succ of eq. 9", ">= 0")
+    success_iou: float = fixed(0.95, "IoU above which eq. 9 pays", "0..1")
+
+
+@dataclasses.dataclass
+class ImitationConfig:
+    """Stage 1: joint imitation and diffusion on uniform pairs and DAgger episodes."""
+
+    batch_size: int = fixed(48, "rows per update", "> 0")
+    rows_per_episode: int = fixed(2, "rows drawn per episode drawn; they share the goal's features", "> 0")
+    lr: float = fixed(1.5e-3, "peak learning rate of AdamW (cosine to 2 % over the phase)", "> 0")
+    weight_decay: float = fixed(0.01, "AdamW weight decay of matrices", ">= 0")
+    grad_clip: float = fixed(1.0, "global gradient norm limit", "> 0")
+    ema_decay: float = fixed(0.998, "decay of the averaged weights that act and are handed on", "0..1")
+    loss_dir: float = fixed(1.5, "weight of the direction loss (CNSv2 eq. 23)", ">= 0")
+    loss_diff: float = fixed(1.0, "weight of the diffusion loss (Sym-Servo eq. 4)", ">= 0")
+    loss_seg: float = fixed(1.5, "weight of the segmentation loss", ">= 0")
+    loss_match: float = fixed(1.0, "weight of the matching cross-entropy", ">= 0")
+    diffusion_draws: int = fixed(4, "noise draws per sample", "> 0")
+    dagger_start: float = fixed(0.5, "fraction of the phase after which DAgger episodes are collected", "0..1")
+    dagger_share: float = fixed(0.5, "share of DAgger rows in a batch once there are any", "0..1")
+    max_label_norm: float = fixed(1.6, "rows whose expert twist is larger are not learned from", "> 0")
+    shrink_share: float = fixed(0.5, "share of uniform pairs that are pulled towards the goal", "0..1")
+    shrink_max: float = fixed(3.5, "they keep exp(-U(0, this)) of the pose difference", ">= 0")
+    scenes_per_round: int = fixed(64, "uniform pair blocks per round", "> 0")
+    views_per_scene: int = fixed(4, "pairs per block", "> 0")
+    dagger_envs: int = fixed(16, "DAgger environments per round", ">= 0")
+    dagger_steps: int = fixed(16, "steps of a DAgger episode", "> 0")
+
+
+@dataclasses.dataclass
+class PPOConfig:
+    """Stages 2 and 3b: PPO on stored features."""
+
+    envs: int = fixed(200, "environments per round", "> 0")
+    steps: int = fixed(20, "steps per environment and round", "> 0")
+    horizon: int = fixed(60, "an environment is reset after this many steps", "> 0")
+    gamma: float = fixed(0.93, "discount", "0..1")
+    lam: float = fixed(0.95, "GAE lambda", "0..1")
+    clip: float = fixed(0.2, "clip range of the probability ratio", "> 0")
+    epochs: int = fixed(8, "passes over a round's data", "> 0")
+    minibatch: int = fixed(500, "rows per gradient step", "> 0")
+    lr: float = fixed(1e-3, "Adam learning rate", "> 0")
+    grad_clip: float = fixed(1.0, "global gradient norm limit", "> 0")
+    value_weight: float = fixed(0.5, "weight of the value loss", ">= 0")
+    value_clip: float = fixed(10.0, "largest squared value error that counts", "> 0")
+    entropy_weight: float = fixed(0.0, "weight of the entropy bonus", ">= 0")
+    kl_stop: float = fixed(0.05, "an update ends when the mean KL to the acting policy passes this", "> 0")
+    std: float = fixed(0.1, "state-independent std of actions when the phase starts", "> 0")
+
+
+@dataclasses.dataclass
+class SelfImitationConfig:
+    """Stage 3a: imitate own successful trajectories, standing still once successful (Sym-Servo eq. 11-12)."""
+
+    episodes: int = fixed(512, "deterministic episodes to collect", "> 0")
+    steps: int = fixed(60, "steps per episode", "> 0")
+    success_iou: float = fixed(0.92, "IoU that makes a trajectory successful", "0..1")
+    epochs: int = fixed(6, "passes over the successful trajectories", "> 0")
+    minibatch: int = fixed(500, "rows per gradient step", "> 0")
+    lr: float = fixed(3e-4, "Adam learning rate", "> 0")
+    loss_dir: float = fixed(1.5, "weight of the direction loss", ">= 0")
+    min_norm: float = fixed(0.005, "norm that a zero target is clamped to in the log-norm loss", "> 0")
+    min_dir_norm: float = fixed(0.003, "direction is not learned where the target's norm is smaller", "> 0")
+    grad_clip: float = fixed(1.0, "global gradient norm limit", "> 0")
+
+
+@dataclasses.dataclass
+class PhaseConfig:
+    """One entry of the schedule: what is learned, from what, and for how many samples."""
+
+    kind: str = fixed("imitation", "which loss", "imitation|value_warmup|ppo|self_imitation")
+    train: list[str] = fixed([], "parameter prefixes that learn; everything else is frozen")
+    samples: int = fixed(0, "the phase ends after learning from this many samples (repeats count once per pass)", "> 0")
+    reward: RewardConfig = fixed(RewardConfig, "reward weights of this phase")
+    imitation: ImitationConfig = fixed(ImitationConfig, "settings of an imitation phase")
+    ppo: PPOConfig = fixed(PPOConfig, "settings of a value warm-up or PPO phase")
+    self_imitation: SelfImitationConfig = fixed(SelfImitationConfig, "settings of a self-imitation phase")
+    evaluate: bool = free(True, "evaluate the policy when the phase ends")
+
+
+@dataclasses.dataclass
+class EvaluationConfig:
+    """The frozen, hashed held-out suite."""
+
+    scenes: int = fixed(200, "held-out symmetric scenes", "> 0")
+    steps: int = fixed(60, "fixed horizon of an episode", "> 10")
+    stop_dt_norm: float = fixed(0.05, "the stopped column ends an episode when the action norm falls below this", "> 0")
+    seed: int = fixed(20251, "seed of the suite; not the seed of the run", ">= 0")
+    baselines: list[str] = free(["zero", "pbvs", "nearest_goal", "moment_ibvs"], "controllers to compare with")
+    film_scenes: int = free(4, "scenes shown as film strips", ">= 0")
+    every_rounds: int = free(0, "quick evaluation every so many imitation rounds; 0 is never", ">= 0")
+    quick_scenes: int = free(40, "scenes of a quick evaluation", "> 0")
+
+
+@dataclasses.dataclass
+class FleetConfig:
+    """The collectors."""
+
+    collectors: int = free(2, "collector actors", "> 0")
+    cpus_per_collector: float = free(0.5, "CPUs that Ray reserves per collector", ">= 0")
+    shards: int = fixed(2, "pieces a round's work is cut into; any collector may do any piece", "> 0")
+    task_timeout_s: float = free(120.0, "a piece of work that takes longer is taken for hung", "> 0")
+    max_restarts: int = free(20, "restarts of collectors before the run stops with their last error", ">= 0")
+
+
+@dataclasses.dataclass
+class ReplayConfig:
+    """The replay store."""
+
+    segment_episodes: int = free(64, "episodes per committed segment at most", "> 0")
+    segment_bytes: int = free(64_000_000, "bytes per committed segment at most", "> 0")
+    ram_bytes: int = free(2_000_000_000, "RAM that small columns and masks may be cached in", ">= 0")
+
+
+@dataclasses.dataclass
+class CheckpointConfig:
+    """The checkpoints of a run."""
+
+    every_s: float = free(30.0, "seconds between checkpoints; phase ends always write one", ">= 0")
+    keep: int = free(2, "complete checkpoints kept, besides the last of each phase", "> 1")
+
+
+@dataclasses.dataclass
+class RunConfig:
+    """A whole run."""
+
+    experiment: str = fixed("custom", "name of the experiment")
+    dir: str = free("runs/${experiment}-${seed}", "run directory: replay store, checkpoints, MLflow record, report")
+    seed: int = fixed(0, "seed of everything random", ">= 0")
+    deterministic: bool = fixed(True, "collect in lock-step, so that a resumed run equals one never stopped")
+    learner_threads: int = free(1, "torch threads of the learner", "> 0")
+    ray_address: str = free("", "address of a Ray cluster; empty starts one on this machine")
+    schedule: list[str] = fixed(["il", "value_warmup", "ppo", "sil", "ppo_smooth"], "phases in order")
+    phases: dict[str, PhaseConfig] = fixed({}, "the phases by name")
+    network: NetworkConfig = fixed(NetworkConfig, "the policy network")
+    scenes: SceneConfig = fixed(SceneConfig, "what scenes are drawn from")
+    env: EnvConfig = fixed(EnvConfig, "the servo environment")
+    evaluation: EvaluationConfig = fixed(EvaluationConfig, "the held-out suite")
+    fleet: FleetConfig = fixed(FleetConfig, "the collectors")
+    replay: ReplayConfig = fixed(ReplayConfig, "the replay store")
+    checkpoint: CheckpointConfig = fixed(CheckpointConfig, "the checkpoints")
+
+
+def walk(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Field[Any]]]:
+    """Every leaf setting as (dotted name, value, dataclass field), depth first in order of declaration."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        name = f"{prefix}{field.name}"
+        if dataclasses.is_dataclass(value):
+            yield from walk(value, f"{name}.")
+        elif isinstance(value, dict) and value and all(dataclasses.is_dataclass(v) for v in value.values()):
+            for key, entry in value.items():
+                yield from walk(entry, f"{name}.{key}.")
+        else:
+            yield name, value, field
+
+
+def check(config: RunConfig) -> None:
+    """Check every setting against its bound, and the settings against each other.
+
+    Raises:
+        ConfigError: naming the first setting that is out of bounds, its value and what is allowed.
+    """
+    for name, value, field in walk(config):
+        allowed = field.metadata.get("allowed", "")
+        if not _within(value, allowed):
+            raise ConfigError(bad_value(name, value, allowed))
+    for name in config.schedule:
+        if name not in config.phases:
+            raise ConfigError(bad_value("schedule", name, f"the names under phases: {sorted(config.phases)}"))
+        if not config.phases[name].train:
+            raise ConfigError(bad_value(f"phases.{name}.train", [], "at least one parameter prefix"))
+    if len(set(config.schedule)) != len(config.schedule):
+        raise ConfigError(bad_value("schedule", config.schedule, "each phase once"))
+    if config.env.image_size != 8 * config.network.match_grid:
+        allowed = f"8 x network.match_grid = {8 * config.network.match_grid}"
+        raise ConfigError(bad_value("env.image_size", config.env.image_size, allowed))
+    if config.scenes.max_distance < config.scenes.min_distance:
+        raise ConfigError(bad_value("scenes.max_distance", config.scenes.max_distance, "at least scenes.min_distance"))
+
+
+def _within(value: Any, allowed: str) -> bool:
+    if not allowed:
+        return True
+    if allowed.startswith(">= "):
+        return bool(value >= float(allowed[3:]))
+    if allowed.startswith("> "):
+        return bool(value > float(allowed[2:]))
+    if ".." in allowed:
+        low, high = allowed.split("..")
+        return bool(float(low) <= value <= float(high))
+    return value in allowed.split("|")
+
+
+def changed_fixed(old: dict[str, Any], new: RunConfig) -> list[tuple[str, Any, Any]]:
+    """Settings declared `fixed` whose value differs from a recorded run's: (name, recorded value, new value).
+
+    Args:
+        old: what `flatten` gave for the recorded run.
+        new: the configuration asked for now.
+    """
+    current = {name: value for name, value, field in walk(new) if field.metadata.get("resume") == "fixed"}
+    names = [n for n in current if n not in old or old[n] != current[n]]
+    gone = [n for n in old if n.startswith("phases.") and n not in {name for name, _, _ in walk(new)}]
+    return [(n, old.get(n), current.get(n)) for n in names + gone]
+
+
+def flatten(config: RunConfig) -> dict[str, Any]:
+    """All settings by dotted name, JSON-ready."""
+    return {name: value for name, value, _ in walk(config)}

@@ -1,0 +1,40 @@
+"""Errors a user can act on: each names the field, the value seen and what is allowed."""
+
+from __future__ import annotations
+
+
+class ServofleetError(Exception):
+    """Base of every error that the command line prints as one line (exit code 1)."""
+
+
+class ConfigError(ServofleetError):
+    """A setting is unknown, mistyped or out of range (exit code 2)."""
+
+
+class SchemaError(ServofleetError):
+    """A record does not have the fields, dtypes or shapes that its schema asks for."""
+
+
+class StoreError(ServofleetError):
+    """A replay store cannot be opened, read or written as asked."""
+
+
+class CheckpointError(ServofleetError):
+    """A checkpoint is missing, torn, or was made by something that does not fit."""
+
+
+class EncoderMismatchError(ServofleetError):
+    """A stored feature z was computed by another encoder than the learner's."""
+
+
+class StaleFrameError(ServofleetError):
+    """A renderer answered with a frame of another pose than the one asked for."""
+
+
+class SceneError(ServofleetError):
+    """A scene or a camera cannot be rendered as described."""
+
+
+def bad_value(field: str, value: object, allowed: str) -> str:
+    """The one form of our error lines: ``field = value: allowed ...``."""
+    return f"{field} = {value!r}: allowed is {allowed}"

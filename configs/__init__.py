@@ -1,0 +1,1 @@
+"""Hydra configuration groups; the typed schema is `common.config`."""

@@ -1,0 +1,1 @@
+"""Phases (one file per loss), the training step, checkpoints, evaluation, reports and MLflow."""
