@@ -56,10 +56,10 @@ _SCORED: tuple[Kind, ...] = ("rollout", "evaluation")
 STEP_FIELDS: tuple[Field, ...] = (
     Field("image", "uint8", ("height", "width", 3), "1", "current RGB image", "step", _IMITATION),
     Field("mask", "bool", ("height", "width"), "1", "target instance in the current image", "step", _IMITATION),
-    Field("match", "float16", ("grid", "grid", 2), "1", "where the surface point at each grid cell centre of the current "
-          "image appears in the goal image, (x, y) in image widths/heights 0..1; NaN where it is not visible", "step",
+    Field("match", "float16", ("grid", "grid", 2), "1", "where the surface point at each grid cell centre of the "
+          "current image appears in the goal image, (x, y) in image widths/heights 0..1; NaN where it is not visible", "step",
           _IMITATION),
-    Field("expert_twist", "float32", (6,), "1/s", "normalised twist [v; w] the expert would command", "step", _IMITATION),
+    Field("expert_twist", "float32", (6,), "1/s", "normalised twist [v; w] that the expert wants", "step", _IMITATION),
     Field("label_valid", "bool", (), "1", "expert_twist may be learned from", "step", _IMITATION),
     Field("world_T_cam", "float64", (4, 4), "m", "camera pose at this row", "step", KINDS),
     Field("action", "float32", (6,), "1/s", "normalised twist as the policy chose or sampled it", "step", _ACTING),

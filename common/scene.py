@@ -26,7 +26,7 @@ class Shape:
 
     Attributes:
         kind: which generator.
-        params: its numbers, e.g. edge lengths [m], radii [m], or the radii of a profile of revolution from bottom to top.
+        params: its numbers: edge lengths [m], radii [m], or the radii of a profile of revolution from the bottom up.
         asset: content hash of an imported mesh where kind is "mesh", else "".
     """
 
@@ -41,7 +41,7 @@ class Symmetry:
 
     Attributes:
         axis_continuous: unit axis of a continuous rotational symmetry, or None.
-        rotations: finite set of rotation vectors [rad] besides the identity; with a continuous axis, flips of that axis.
+        rotations: rotation vectors [rad] of a finite set besides the identity; with a continuous axis, its flips.
     """
 
     axis_continuous: tuple[float, float, float] | None = None
@@ -72,7 +72,7 @@ class Texture:
 
 @dataclasses.dataclass(frozen=True)
 class SceneObject:
-    """One object: shape, look, symmetry, instance id (>= 1; 0 is the background) and pose ``world_T_obj`` (row-major 4x4)."""
+    """One object: shape, look, symmetry, instance id (>= 1; 0 is background), pose ``world_T_obj`` (row-major 4x4)."""
 
     shape: Shape
     texture: Texture
