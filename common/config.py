@@ -80,7 +80,7 @@ class EnvConfig:
     dt: float = fixed(0.12, "seconds one action is applied for", "> 0")
     gain: float = fixed(1.0, "commanded twist = gain x denormalised twist [1/s]", "> 0")
     max_twist: float = fixed(3.0, "actions with a larger norm are shortened to it (normalised) [1/s]", "> 0")
-    min_height: float = fixed(0.05, "an episode is truncated if the camera comes nearer to the ground [m]", "> 0")
+    min_height: float = fixed(0.05, "the camera is held at this height above the ground at least [m]", "> 0")
 
 
 @dataclasses.dataclass
@@ -124,9 +124,8 @@ class ImitationConfig:
 class PPOConfig:
     """Stages 2 and 3b: PPO on stored features."""
 
-    envs: int = fixed(200, "environments per round", "> 0")
-    steps: int = fixed(20, "steps per environment and round", "> 0")
-    horizon: int = fixed(60, "an environment is reset after this many steps", "> 0")
+    envs: int = fixed(100, "episodes per round", "> 0")
+    steps: int = fixed(40, "steps per episode; each round starts new ones, so that no state outlives it", "> 0")
     gamma: float = fixed(0.93, "discount", "0..1")
     lam: float = fixed(0.95, "GAE lambda", "0..1")
     clip: float = fixed(0.2, "clip range of the probability ratio", "> 0")

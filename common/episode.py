@@ -57,7 +57,7 @@ STEP_FIELDS: tuple[Field, ...] = (
     Field("image", "uint8", ("height", "width", 3), "1", "current RGB image", "step", _IMITATION),
     Field("mask", "bool", ("height", "width"), "1", "target instance in the current image", "step", _IMITATION),
     Field("match", "float16", ("grid", "grid", 2), "1", "where the surface point at each grid cell centre of the "
-          "current image appears in the goal image, (x, y) in image widths/heights 0..1; NaN where it is not visible", "step",
+          "current image appears in the goal image, (x, y) in units of its sides; NaN where it is not visible", "step",
           _IMITATION),
     Field("expert_twist", "float32", (6,), "1/s", "normalised twist [v; w] that the expert wants", "step", _IMITATION),
     Field("label_valid", "bool", (), "1", "expert_twist may be learned from", "step", _IMITATION),

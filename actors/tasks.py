@@ -1,0 +1,76 @@
+"""Pieces of work: what the driver asks of a collector, and what it answers.
+
+A task says everything that decides its outcome. Two collectors that do the same task with the same weights write the
+same episodes under the same ids, so a task may be repeated anywhere after a failure.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from common.identity import PolicyVersion
+
+TaskKind = Literal["pairs", "dagger", "rollout", "evaluation"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One shard of a round.
+
+    Attributes:
+        kind: which collection loop.
+        phase: learning phase (its settings decide steps, views and reward weights); for evaluations the stage.
+        lineage: branch of the run's history, part of the episode ids.
+        round: collection round within the phase.
+        first_env, last_env: environments [first, last) of the round.
+        policy: "learned", "uniform" or the name of a classical controller.
+        version: of the weights that act, None where nothing learned acts.
+        explore: sample actions from the policy's Gaussian instead of taking its mean.
+    """
+
+    kind: TaskKind
+    phase: str
+    lineage: int
+    round: int
+    first_env: int
+    last_env: int
+    policy: str = "learned"
+    version: PolicyVersion | None = None
+    explore: bool = False
+
+    @property
+    def num_envs(self) -> int:
+        """Environments of this shard."""
+        return self.last_env - self.first_env
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskResult:
+    """What a collector reports: everything it wrote is committed when this is returned.
+
+    Attributes:
+        episode_ids: ids of the committed episodes.
+        frames: rendered frames, of any size.
+        rows: rows committed.
+        seconds: seconds spent per activity ("render", "policy", "store", "total").
+        collector: who did it.
+        rss_bytes: resident memory of the collector afterwards.
+    """
+
+    episode_ids: tuple[str, ...]
+    frames: int
+    rows: int
+    seconds: dict[str, float]
+    collector: str
+    rss_bytes: int
+
+
+def split(kind: TaskKind, envs: int, shards: int, **common: object) -> list[Task]:
+    """Cut a round of `envs` environments into at most `shards` tasks of nearly equal size."""
+    shards = min(shards, envs)
+    edges = [envs * i // shards for i in range(shards + 1)]
+    return [
+        Task(kind=kind, first_env=a, last_env=b, **common)  # type: ignore[arg-type]
+        for a, b in zip(edges[:-1], edges[1:], strict=True)
+    ]
