@@ -52,7 +52,7 @@ class Matching(nn.Module):
         super().__init__()
         self.grid = grid
         self.anchors = anchors
-        self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
+        self.log_scale = nn.Parameter(torch.tensor([math.log(10.0)]))
         self.axis_weights: Tensor
         self.register_buffer("axis_weights", anchor_weights(grid, anchors), persistent=False)
 

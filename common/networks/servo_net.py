@@ -17,6 +17,19 @@ from common.networks.backbone import ConvBackbone, ImageFeatures
 from common.networks.geometry_block import GeometryBlock, expected_displacement, token_coordinates
 from common.networks.heads import PoseDiffusion, TwistHead, TwistPrediction, ValueHead
 from common.networks.matching import Matching, dual_softmax
+from common.networks.weights import Weights, encoder_sha256, get_weights, set_weights
+
+__all__ = [
+    "Encoder",
+    "Encoding",
+    "ImageFeatures",
+    "ServoNet",
+    "TwistPrediction",
+    "Weights",
+    "encoder_sha256",
+    "get_weights",
+    "set_weights",
+]
 
 
 @dataclasses.dataclass
@@ -114,13 +127,17 @@ class ServoNet(nn.Module):
         """Encode N pairs; z is the state of RL and SIL."""
         return self.encoder.fuse(current, goal)
 
-    def twist(self, z: Tensor) -> TwistPrediction:
-        """Normalised twist (N, 6) of z (N, feature_dim), with its log-norm and direction."""
+    def regress(self, z: Tensor) -> TwistPrediction:
+        """Normalised twist of z (N, feature_dim), with the log-norm and direction that eq. 23 supervises."""
         return self.policy(z)
+
+    def twist(self, z: Tensor) -> Tensor:
+        """Normalised twist (N, 6), the policy's deterministic action, of z (N, feature_dim)."""
+        return self.policy(z).twist
 
     def action_dist_inputs(self, z: Tensor) -> Tensor:
         """Mean twist and log-std (N, 12) of the Gaussian that explores."""
-        mean = self.policy(z).twist
+        mean = self.twist(z)
         return torch.cat([mean, self.log_std.expand_as(mean)], dim=1)
 
     def diffusion_loss(self, z: Tensor, x0: Tensor, level: Tensor, noise: Tensor) -> Tensor:
