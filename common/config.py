@@ -114,6 +114,7 @@ class ImitationConfig:
     max_label_norm: float = fixed(1.6, "rows whose expert twist is larger are not learned from", "> 0")
     shrink_share: float = fixed(0.5, "share of uniform pairs that are pulled towards the goal", "0..1")
     shrink_max: float = fixed(3.5, "they keep exp(-U(0, this)) of the pose difference", ">= 0")
+    updates_per_round: int = fixed(16, "gradient steps per round; the next round is collected meanwhile", "> 0")
     scenes_per_round: int = fixed(64, "uniform pair blocks per round", "> 0")
     views_per_scene: int = fixed(4, "pairs per block", "> 0")
     dagger_envs: int = fixed(16, "DAgger environments per round", ">= 0")
@@ -162,7 +163,7 @@ class PhaseConfig:
 
     kind: str = fixed("imitation", "which loss", "imitation|value_warmup|ppo|self_imitation")
     train: list[str] = fixed([], "parameter prefixes that learn; everything else is frozen")
-    samples: int = fixed(0, "the phase ends after learning from this many samples (repeats count once per pass)", "> 0")
+    samples: int = fixed(0, "the phase ends after this many samples: rows drawn (il), steps collected (RL, SIL)", "> 0")
     reward: RewardConfig = fixed(RewardConfig, "reward weights of this phase")
     imitation: ImitationConfig = fixed(ImitationConfig, "settings of an imitation phase")
     ppo: PPOConfig = fixed(PPOConfig, "settings of a value warm-up or PPO phase")

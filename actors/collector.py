@@ -1,0 +1,109 @@
+"""The collector: a Ray actor that renders and acts, and commits what it saw to the replay store."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actors.collect import Workshop, collect
+from actors.learned_policy import LearnedPolicy
+from actors.tasks import Task, TaskResult
+from actors.warp_renderer import WarpRenderer
+from common.config import RunConfig
+from common.identity import weights_sha256
+from replay.store import open_store
+
+
+class Collector:
+    """One process of the fleet. Stateless between tasks: any collector may do any task.
+
+    `cluster.program` wraps it with ``ray.remote``; it is an ordinary class, so that tests and benchmarks run it in
+    their own process.
+    """
+
+    def __init__(self, config: RunConfig, run_id: str, store_path: str, name: str, hashes: dict[str, str]) -> None:
+        """Build renderer, policy and writer.
+
+        Args:
+            config: of the run.
+            run_id: first part of episode ids.
+            store_path: local replay store to commit to.
+            name: unique name of this process among those that ever wrote to the store.
+            hashes: provenance of every episode: renderer, assets_sha256, code_sha256, config_sha256.
+        """
+        # Two torch threads on a busy core make everything slower, and sums depend on the number of threads.
+        import torch
+
+        torch.set_num_threads(1)
+        self._name = name
+        self._store = open_store(store_path, mode="a")
+        replay = config.replay
+        self._writer = self._store.writer(name, max_episodes=replay.segment_episodes, max_bytes=replay.segment_bytes)
+        self._sha = ""
+        policy = LearnedPolicy(config.network)
+        renderer = WarpRenderer(max_envs=_max_envs(config))
+        self._shop = Workshop(config, run_id, renderer, policy, name, hashes)
+
+    def ping(self) -> str:
+        """Answer, so that the manager knows the process is alive."""
+        return "pong"
+
+    def apply(self, func: Any, *args: Any, **kwargs: Any) -> Any:
+        """Call `func` with this collector; what Ray's FaultTolerantActorManager asks of an actor."""
+        return func(self, *args, **kwargs)
+
+    def run(self, task: Task, weights: Mapping[str, NDArray[Any]] | None = None) -> TaskResult:
+        """Do a task; everything is committed when it returns.
+
+        Args:
+            task: what to do.
+            weights: the learned policy's, checked against `task.version`; None where nothing learned acts.
+
+        Raises:
+            ValueError: if the weights are not those that the task names.
+        """
+        began = time.perf_counter()
+        shop = self._shop
+        frames, seconds = shop.frames, dict(shop.seconds)
+        if weights is not None and task.version is not None and task.version.sha256 != self._sha:
+            sha = weights_sha256(weights)
+            if sha != task.version.sha256:
+                raise ValueError(f"weights hash to {sha[:12]}, the task names {task.version}")
+            shop.policy.set_weights(weights)
+            self._sha = sha
+        rows, ids, storing = 0, [], 0.0
+        for episode in collect(shop, task):
+            rows += episode.num_rows
+            ids.append(str(episode.meta.id))
+            write = time.perf_counter()
+            self._writer.append(episode)
+            storing += time.perf_counter() - write
+        write = time.perf_counter()
+        self._writer.flush()
+        storing += time.perf_counter() - write
+        spent = {k: shop.seconds[k] - seconds[k] for k in seconds}
+        spent |= {"store": storing, "total": time.perf_counter() - began}
+        return TaskResult(tuple(ids), shop.frames - frames, rows, spent, self._name, _rss_bytes())
+
+    def pin(self, cpus: list[int]) -> None:
+        """Keep this process on these processors (benchmarks)."""
+        os.sched_setaffinity(0, cpus)
+
+
+def _max_envs(config: RunConfig) -> int:
+    """Largest task of the run, with some air: shards are cut evenly, so a shard never has more than this."""
+    sizes = [config.evaluation.scenes]
+    for phase in config.phases.values():
+        sizes += [phase.imitation.scenes_per_round, phase.imitation.dagger_envs, phase.ppo.envs]
+        sizes += [phase.self_imitation.episodes] if phase.kind == "self_imitation" else []
+    return int(np.ceil(max(sizes) / config.fleet.shards)) + 1
+
+
+def _rss_bytes() -> int:
+    with open("/proc/self/statm") as f:
+        return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,256 @@
+"""The driver: phase after phase, round after round; every cut of the run is one checkpoint.
+
+Start and resume are the same call. `train` reads top to bottom: open, restore, evaluate the baselines, walk the
+schedule, report.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+from actors.tasks import split
+from cluster.console import Display
+from cluster.evaluation import evaluate_stage
+from cluster.program import Program, build_program
+from cluster.report import write_final_report
+from cluster.rounds import PhaseRounds, make_rounds
+from cluster.run_directory import RunDirectory
+from common.config import PhaseConfig, RunConfig
+from common.errors import CheckpointError
+from common.identity import PolicyVersion, weights_sha256
+from common.networks.servo_net import ServoNet
+from common.networks.weights import get_weights
+from learner.learners import build_learner
+
+
+@dataclasses.dataclass
+class Cut:
+    """Where a run stands: the JSON part of a checkpoint. Everything else in it hangs on these numbers.
+
+    Attributes:
+        phase: index into the schedule; its length means that training is over.
+        round: rounds of the phase that are learned from.
+        samples: samples of the phase that are learned from.
+        lineage: branch of the run's history.
+        counter: times weights were published.
+        wall_s: seconds trained, over all attempts.
+        pending: stage whose evaluation is due, "" for none.
+        stages: METRICS by stage and column, as in report.json.
+        metrics_bytes: length of metrics.jsonl at the cut.
+        mlflow_run_id: run that the tracker continues.
+        store_position: last committed record per writer that the cut has seen.
+        encoder_sha256: of the frozen encoder; "" while it still learns.
+        sampler: cursors of the phase's samplers.
+        learner: the JSON half of the learner's state.
+    """
+
+    phase: int = 0
+    round: int = 0
+    samples: int = 0
+    lineage: int = 0
+    counter: int = 0
+    wall_s: float = 0.0
+    pending: str = ""
+    stages: dict[str, Any] = dataclasses.field(default_factory=dict)
+    metrics_bytes: int = 0
+    mlflow_run_id: str = ""
+    store_position: dict[str, int] = dataclasses.field(default_factory=dict)
+    encoder_sha256: str = ""
+    sampler: dict[str, Any] = dataclasses.field(default_factory=dict)
+    learner: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Run:
+    """A run under way: program, cut, weights and, within a phase, its rounds."""
+
+    def __init__(self, program: Program, display: Display) -> None:
+        self.program, self.config, self.display = program, program.config, display
+        self.cut = Cut()
+        self.weights = initial_weights(self.config)
+        self.rounds: PhaseRounds | None = None
+        self._number = 0
+        self._began = time.monotonic()
+        self._saved = time.monotonic()
+
+    @property
+    def version(self) -> PolicyVersion:
+        """Version of the weights that act now."""
+        return PolicyVersion(self.cut.lineage, self.cut.counter, weights_sha256(self.weights))
+
+    def restore(self) -> None:
+        """Continue from the newest checkpoint, if there is one; say what was found.
+
+        Raises:
+            CheckpointError: if checkpoints exist but none can be read, or the store or metrics lag behind the cut.
+        """
+        found = self.program.checkpoints.latest()
+        if found is None:
+            self.program.metrics.truncate(0)
+            self.save(pin=True)
+            return
+        self._number, arrays, state, complaints = found
+        for complaint in complaints:
+            self.display.say(f"broken checkpoint: {complaint}")
+        self.cut = Cut(**state)
+        if not self.config.deterministic:
+            self.cut.lineage += 1
+        self.program.metrics.truncate(self.cut.metrics_bytes)
+        self.program.tracker_run_id = self.cut.mlflow_run_id or None
+        self.program.store.refresh()
+        behind = {w: s for w, s in self.cut.store_position.items() if self.program.store.position().get(w, -1) < s}
+        if behind:
+            raise CheckpointError(f"the replay store lacks records that checkpoint {self._number} has seen: {behind}")
+        self.weights = {k.removeprefix("weights/"): v for k, v in arrays.items() if k.startswith("weights/")}
+        if self.cut.phase < len(self.config.schedule) and self.cut.learner:
+            self._enter_phase()
+            assert self.rounds is not None
+            learner_arrays = {k.removeprefix("learner/"): v for k, v in arrays.items() if k.startswith("learner/")}
+            self.rounds.learner.load_state(learner_arrays, self.cut.learner)
+            self.rounds.load_cursors(self.cut.sampler)
+        self.display.say(f"resuming from checkpoint {self._number}: {self.where()}")
+
+    def where(self) -> str:
+        """The cut in words."""
+        if self.cut.phase >= len(self.config.schedule):
+            return "training is over"
+        name = self.config.schedule[self.cut.phase]
+        return f"phase {name}, round {self.cut.round}, {self.cut.samples} samples, {self.cut.wall_s:.0f} s trained"
+
+    def save(self, *, pin: bool = False) -> None:
+        """Write the cut: counters, cursors and learner belong to the same moment, and no task is under way."""
+        arrays = {f"weights/{k}": v for k, v in self.weights.items()}
+        self.cut.learner, self.cut.sampler = {}, {}
+        if self.rounds is not None:
+            learner_arrays, self.cut.learner = self.rounds.learner.state()
+            self.cut.sampler = self.rounds.cursors()
+            arrays |= {f"learner/{k}": v for k, v in learner_arrays.items()}
+        self._count_wall()
+        self.cut.metrics_bytes = self.program.metrics.position
+        self.cut.mlflow_run_id = self.program.tracker_run_id or ""
+        self.cut.store_position = self.program.store.position()
+        self._number += 1
+        self.program.checkpoints.save(self._number, arrays, dataclasses.asdict(self.cut), pin=pin)
+        self._saved = time.monotonic()
+
+    def run_phase(self) -> None:
+        """Train the current phase to its end and hand its weights on."""
+        name = self.config.schedule[self.cut.phase]
+        phase = self.config.phases[name]
+        if self.rounds is None:
+            self._enter_phase()
+        rounds = self.rounds
+        assert rounds is not None
+        self.display.phase(name, rounds.total_rounds, self.cut.round)
+        rounds.prepare(self.cut.round, self.weights, self.version)
+        while self.cut.round < rounds.total_rounds:
+            row = rounds.learn(self.cut.round, self.weights, self.version, self.display.tick)
+            self.cut.round += 1
+            self.cut.samples += int(row["samples"])
+            self.weights = rounds.learner.get_weights()
+            self.cut.counter += 1
+            self.log({"phase": name, "round": self.cut.round, "total_samples": self.cut.samples, **row})
+            self.display.round(self.cut.round, row)
+            self._quick_evaluation(name, phase)
+            if self.cut.round < rounds.total_rounds and self._due():
+                self.save()
+        self._leave_phase(name, phase)
+
+    def evaluate(self, stage: str, policy: str) -> None:
+        """Evaluate on the whole suite; the metrics become part of the cut."""
+        self.display.say(f"evaluating {stage} on {len(self.program.suite.starts)} held-out scenes")
+        weights, version = (self.weights, self.version) if policy == "learned" else (None, None)
+        result = evaluate_stage(self.program, stage, policy, weights, version, self.cut.lineage, self.display.tick)
+        self.cut.stages[stage] = result
+        self.log({"phase": stage, "evaluation": {k: v for k, v in result["free"].items() if k != "iou_ci95"}})
+        self.display.evaluated(stage, result)
+
+    def log(self, row: dict[str, Any]) -> None:
+        """One row into metrics.jsonl and, its numbers, into MLflow."""
+        self.program.metrics.append(row)
+        numbers = dict(row.get("evaluation", {})) or {k: v for k, v in row.items() if isinstance(v, int | float)}
+        prefix = f"evaluation/{row['phase']}" if "evaluation" in row else row["phase"]
+        self.program.tracker.metrics({f"{prefix}/{k}": v for k, v in numbers.items()}, self.cut.round)
+
+    def _enter_phase(self) -> None:
+        name = self.config.schedule[self.cut.phase]
+        learner = build_learner(self.config, name)
+        learner.set_weights(self.weights)
+        self.rounds = make_rounds(self.program, name, learner, self.cut.lineage)
+
+    def _leave_phase(self, name: str, phase: PhaseConfig) -> None:
+        self.rounds = None
+        self.cut.phase += 1
+        self.cut.round = self.cut.samples = 0
+        self.cut.pending = name if phase.evaluate else ""
+        self.save(pin=True)
+        self.program.tracker.artifact(self.program.checkpoints.path(self._number), f"checkpoints/{name}")
+
+    def _quick_evaluation(self, name: str, phase: PhaseConfig) -> None:
+        settings = self.config.evaluation
+        if phase.kind != "imitation" or not settings.every_rounds or self.cut.round % settings.every_rounds:
+            return
+        stage, scenes = f"{name}_quick", min(settings.quick_scenes, settings.scenes)
+        tasks = split(
+            "evaluation", scenes, self.config.fleet.shards, phase=stage, lineage=self.cut.lineage,
+            round=self.cut.round, policy="learned", version=self.version,
+        )  # fmt: skip
+        result = evaluate_stage(
+            self.program, stage, "learned", self.weights, self.version, self.cut.lineage, self.display.tick, tasks
+        )
+        self.log({"phase": stage, "evaluation": {k: v for k, v in result["free"].items() if k != "iou_ci95"}})
+        self.display.evaluated(stage, result)
+
+    def _due(self) -> bool:
+        return time.monotonic() - self._saved > self.config.checkpoint.every_s
+
+    def _count_wall(self) -> None:
+        now = time.monotonic()
+        self.cut.wall_s += now - self._began
+        self._began = now
+
+
+def train(config: RunConfig, display: Display) -> dict[str, Any]:
+    """Train a run from wherever its directory stands to the end of its schedule.
+
+    Args:
+        config: checked configuration; `config.dir` decides which run this is.
+        display: where progress goes.
+
+    Returns:
+        The report, as in report.json.
+
+    Raises:
+        ServofleetError: one line that names what is wrong.
+    """
+    with RunDirectory(config) as directory:
+        finished = directory.path / "report.json"
+        if finished.exists():
+            return display.finished(finished)
+        with build_program(config, directory) as program, display.live(program):
+            run = Run(program, display)
+            run.restore()
+            for baseline in config.evaluation.baselines:
+                if baseline not in run.cut.stages:
+                    run.evaluate(baseline, baseline)
+            while True:
+                if run.cut.pending:
+                    run.evaluate(run.cut.pending, "learned")
+                    run.cut.pending = ""
+                    run.save(pin=True)
+                if run.cut.phase >= len(config.schedule):
+                    break
+                run.run_phase()
+            report = write_final_report(program, run.cut.stages, run.cut.wall_s)
+            program.tracker.finish()
+        return report
+
+
+def initial_weights(config: RunConfig) -> dict[str, Any]:
+    """Weights of a network that has learned nothing, by the run's seed alone."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return get_weights(ServoNet(config.network))

@@ -1,0 +1,125 @@
+"""The whole topology in one function: which processes there are, and what connects them.
+
+driver (this process): learner, samplers, checkpoints, MLflow
+  |  tasks + weights (Ray)                 ^ acks
+  v                                        |
+collectors (Ray actors): renderer, policy, servo environments --episodes--> replay store (zarr, on this node)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from actors.suite import Suite, held_out_suite
+from cluster.fleet import Fleet
+from cluster.run_directory import MetricsLog, RunDirectory
+from common.config import RunConfig, flatten
+from common.identity import json_sha256
+from learner.checkpoint import Checkpoints
+from learner.tracking import Tracker
+from replay.store import Store, open_store
+
+
+@dataclasses.dataclass
+class Program:
+    """The parts of a run, connected."""
+
+    config: RunConfig
+    directory: RunDirectory
+    store: Store
+    fleet: Fleet
+    suite: Suite
+    checkpoints: Checkpoints
+    metrics: MetricsLog
+    tracker_run_id: str | None = None
+    _tracker: Tracker | None = None
+
+    @property
+    def tracker(self) -> Tracker:
+        """MLflow, opened on first use: by then a resume knows which MLflow run to continue."""
+        if self._tracker is None:
+            self._tracker = Tracker(
+                self.directory.path, self.config.experiment, self.tracker_run_id, flatten(self.config)
+            )
+            self.tracker_run_id = self._tracker.run_id
+        return self._tracker
+
+
+@contextlib.contextmanager
+def build_program(config: RunConfig, directory: RunDirectory) -> Iterator[Program]:
+    """Build every part of a run and take it down again.
+
+    Args:
+        config: checked configuration.
+        directory: open run directory.
+
+    Yields:
+        The program; Ray, if it was started here, ends with the context.
+    """
+    import ray
+
+    store_path = directory.path.resolve() / "store"
+    store = open_store(str(store_path), mode="a", create=True)
+    metrics = MetricsLog(directory.path / "metrics.jsonl")
+    started_here = not ray.is_initialized()
+    if started_here:
+        start_ray(config)
+    fleet: Fleet | None = None
+    try:
+        fleet = Fleet(
+            lambda index: make_collector(config, directory, str(store_path), index),
+            config.fleet.collectors,
+            config.fleet.task_timeout_s,
+            config.fleet.max_restarts,
+        )
+        checkpoints = Checkpoints(directory.path / "checkpoints", config.checkpoint.keep)
+        yield Program(config, directory, store, fleet, held_out_suite(config), checkpoints, metrics)
+    finally:
+        if fleet is not None:
+            fleet.stop()
+        metrics.close()
+        store.close()
+        if started_here:
+            ray.shutdown()
+
+
+def start_ray(config: RunConfig) -> None:
+    """Connect to the configured cluster, or start one on this machine."""
+    import ray
+
+    # Kernels of one thread: two threads on busy cores slow every process down, and change sums.
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    options: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+    if config.ray_address:
+        ray.init(address=config.ray_address, runtime_env={"env_vars": threads}, log_to_driver=False)
+    else:
+        cpus = max(len(os.sched_getaffinity(0)), 1)
+        ray.init(num_cpus=cpus, runtime_env={"env_vars": threads}, **options)
+
+
+def make_collector(config: RunConfig, directory: RunDirectory, store_path: str, index: int) -> Any:
+    """One collector actor; Ray starts it again, with the same arguments, when its process dies."""
+    import ray
+
+    from actors.collector import Collector
+
+    actor = ray.remote(num_cpus=config.fleet.cpus_per_collector, max_restarts=-1, max_concurrency=1)(Collector)
+    # The attempt keeps this process apart from one of a killed driver that may still be writing.
+    name = f"c{index:03d}-a{directory.attempt:04d}"
+    return actor.remote(config, directory.run_id, store_path, name, provenance(config, directory))
+
+
+def provenance(config: RunConfig, directory: RunDirectory) -> dict[str, str]:
+    """Hashes that every episode of the run carries."""
+    return {
+        "renderer": f"warp-{importlib.metadata.version('warp-lang')}",
+        "assets_sha256": json_sha256([config.scenes.shapes, config.scenes.train_meshes, config.seed]),
+        "code_sha256": json_sha256(importlib.metadata.version("servofleet")),
+        "config_sha256": directory.config_sha256,
+    }
