@@ -56,6 +56,7 @@ def load_config(overrides: Sequence[str], config_dir: str | Path | None = None) 
         # from one whose value is wrong.
         _check_keys(parsed, _compose(own, [*search, *groups]))
         raise
+    _check_keys(parsed, config)  # hydra lets +KEY through, and the conversion to dataclasses would drop it
     check(config)
     return config
 
@@ -103,7 +104,7 @@ def _check_keys(parsed: Iterable[Override], base: RunConfig) -> None:
     for override in parsed:
         key = override.key_or_group
         parts = key.split(".")
-        if key in known or (override.is_add() and key.rpartition(".")[0] in tables):
+        if override.is_delete() or key in known or (override.is_add() and key.rpartition(".")[0] in tables):
             continue
         if parts[0] == "phases" and len(parts) > 1 and parts[1] not in base.phases:
             allowed = f"{sorted(base.phases)} (new phases are written in an experiment's yaml)"
