@@ -1,0 +1,199 @@
+"""The reader's index: SQLite built from commit records. A cache: it can be thrown away and built again at any time.
+
+An episode id that was committed more than once counts once: the copy with the smallest (writer, seq, slot) stands.
+What stands is therefore a function of the *set* of records read, not of the order in which they were read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sqlite3
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from common.errors import StoreError
+from common.identity import PolicyVersion
+from replay.record import EpisodeEntry, Record
+
+INDEX_VERSION = 1
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT);
+CREATE TABLE IF NOT EXISTS records (
+    writer TEXT, seq INTEGER, segment TEXT, bytes INTEGER, committed_at REAL, PRIMARY KEY (writer, seq));
+CREATE TABLE IF NOT EXISTS copies (
+    writer TEXT, seq INTEGER, slot INTEGER, id TEXT, sha256 TEXT, PRIMARY KEY (writer, seq, slot));
+CREATE TABLE IF NOT EXISTS episodes (
+    id TEXT PRIMARY KEY, writer TEXT, seq INTEGER, slot INTEGER, segment TEXT, start INTEGER, rows INTEGER,
+    valid_rows INTEGER, sha256 TEXT, iou_final REAL, iou_max REAL, meta TEXT,
+    kind TEXT, phase TEXT, policy_version TEXT, run TEXT, lineage INTEGER, role TEXT, round INTEGER, env INTEGER);
+CREATE INDEX IF NOT EXISTS by_use ON episodes (kind, phase, round);
+"""
+_ENTRY = "id, writer, seq, slot, segment, start, rows, valid_rows, sha256, iou_final, iou_max, meta"
+_COLUMNS = f"{_ENTRY}, kind, phase, policy_version, run, lineage, role, round, env"
+_NAMES = _COLUMNS.split(", ")
+_INSERT = (
+    f"INSERT INTO episodes ({_COLUMNS}) VALUES ({', '.join('?' * len(_NAMES))}) ON CONFLICT (id) DO UPDATE SET "
+    + ", ".join(f"{n} = excluded.{n}" for n in _NAMES[1:])
+    + " WHERE (excluded.writer, excluded.seq, excluded.slot) < (episodes.writer, episodes.seq, episodes.slot)"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Query:
+    """Which episodes; None is any. All that is given must hold.
+
+    Attributes:
+        kind, phase, role, run, lineage: equal to.
+        min_round, max_round: bounds of the round, both included.
+        policy_version: exactly these weights acted.
+        min_iou_max: the largest IoU of the episode is at least this.
+        min_iou_final: the IoU of its last row is at least this.
+    """
+
+    kind: str | None = None
+    phase: str | None = None
+    role: str | None = None
+    run: str | None = None
+    lineage: int | None = None
+    min_round: int | None = None
+    max_round: int | None = None
+    policy_version: PolicyVersion | None = None
+    min_iou_max: float | None = None
+    min_iou_final: float | None = None
+
+    def sql(self) -> tuple[str, list[Any]]:
+        """WHERE clause and its values."""
+        version = None if self.policy_version is None else _version_text(self.policy_version)
+        tests = [
+            ("kind = ?", self.kind),
+            ("phase = ?", self.phase),
+            ("role = ?", self.role),
+            ("run = ?", self.run),
+            ("lineage = ?", self.lineage),
+            ("round >= ?", self.min_round),
+            ("round <= ?", self.max_round),
+            ("policy_version = ?", version),
+            ("iou_max >= ?", self.min_iou_max),
+            ("iou_final >= ?", self.min_iou_final),
+        ]
+        used = [(text, value) for text, value in tests if value is not None]
+        return " AND ".join(text for text, _ in used) or "1", [value for _, value in used]
+
+    def __str__(self) -> str:
+        given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return ", ".join(f"{n} = {v}" for n, v in given.items() if v is not None) or "any episode"
+
+
+def _version_text(version: PolicyVersion) -> str:
+    return f"{version.lineage}.{version.counter}.{version.sha256}"
+
+
+class Index:
+    """Episodes by id and by query. One connection, guarded by a lock: any thread of the process may use it."""
+
+    def __init__(self, path: Path | None, store_id: str) -> None:
+        """Open the index.
+
+        Args:
+            path: SQLite file at the reader, or None for RAM. A file that is damaged or belongs to another store or
+                index version is built anew.
+            store_id: of the store it indexes.
+
+        Raises:
+            StoreError: if the file cannot be made.
+        """
+        self._lock = threading.RLock()
+        self._path, self._store_id = path, store_id
+        try:
+            try:
+                self._db = self._connect()
+            except sqlite3.DatabaseError:
+                if path is None or not path.exists():
+                    raise
+                self._delete()
+                self._db = self._connect()
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f"index {path} cannot be opened: {error}") from error
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self._path or ":memory:", check_same_thread=False)
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = OFF")  # a cache: what a power cut damages is rebuilt
+            db.executescript(_TABLES)
+            about = {"store_id": self._store_id, "version": str(INDEX_VERSION)}
+            found = dict(db.execute("SELECT name, value FROM about"))
+            if found and found != about:
+                raise sqlite3.DatabaseError("index of another store or version")
+            with db:
+                db.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", about.items())
+        except sqlite3.Error:
+            db.close()
+            raise
+        return db
+
+    def _delete(self) -> None:
+        if self._path is not None:
+            for suffix in ("", "-wal", "-shm"):
+                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+
+    def position(self) -> dict[str, int]:
+        """Number of records read per writer."""
+        with self._lock:
+            return dict(self._db.execute("SELECT writer, MAX(seq) + 1 FROM records GROUP BY writer ORDER BY writer"))
+
+    def add(self, records: Iterable[Record]) -> None:
+        """Take records in, all or none."""
+        with self._lock, self._db as db:
+            for r in records:
+                db.execute(
+                    "INSERT INTO records VALUES (?, ?, ?, ?, ?)", (r.writer, r.seq, r.segment, r.nbytes, r.committed_at)
+                )
+                db.executemany(
+                    "INSERT INTO copies VALUES (?, ?, ?, ?, ?)",
+                    [(r.writer, r.seq, e.slot, e.id, e.sha256) for e in r.episodes],
+                )
+                db.executemany(_INSERT, [_row(e) for e in r.episodes])
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock, self._db as db:
+            for table in ("records", "copies", "episodes"):
+                db.execute(f"DELETE FROM {table}")
+
+    def select(self, query: Query) -> list[EpisodeEntry]:
+        """Episodes that fit, sorted by id, that is by (run, lineage, role, round, env)."""
+        where, values = query.sql()
+        text = f"SELECT {_ENTRY} FROM episodes WHERE {where} ORDER BY run, lineage, role, round, env"
+        with self._lock:
+            return [_entry(row) for row in self._db.execute(text, values)]
+
+    def get(self, episode_id: str) -> EpisodeEntry | None:
+        """The episode with this id, None where no record that was read has it."""
+        with self._lock:
+            row = self._db.execute(f"SELECT {_ENTRY} FROM episodes WHERE id = ?", (episode_id,)).fetchone()
+        return None if row is None else _entry(row)
+
+    def rows(self, sql: str, values: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
+        """Answer of a SELECT over the tables records, copies and episodes."""
+        with self._lock:
+            return self._db.execute(sql, tuple(values)).fetchall()
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self._lock:
+            self._db.close()
+
+
+def _row(e: EpisodeEntry) -> tuple[Any, ...]:
+    meta = e.meta
+    version, name = meta.policy_version, meta.id
+    what = (meta.kind, meta.phase, None if version is None else _version_text(version))
+    return (*dataclasses.astuple(e), *what, name.run, name.lineage, name.role, name.round, name.env)
+
+
+def _entry(row: tuple[Any, ...]) -> EpisodeEntry:
+    return EpisodeEntry(*row)

@@ -1,0 +1,165 @@
+"""Commit records: the small JSON files that make a segment part of the store.
+
+A record is published once, under ``commits/<writer>/<seq>.json``, and never changed. It is one JSON object whose last
+key is the crc32c of all bytes before that key, so that a damaged record is noticed wherever the damage is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+
+from common.episode import Episode, EpisodeMeta
+from common.errors import SchemaError, StoreError, bad_value
+
+RECORD_VERSION = 1
+WRITER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
+RECORD_NAME = re.compile(r"[0-9]{8}\.json")
+_TAIL = re.compile(rb', "crc32c": "([0-9a-f]{8})"\}$')
+_TAIL_BYTES = len(b', "crc32c": "00000000"}')
+
+
+@dataclasses.dataclass(frozen=True)
+class EpisodeEntry:
+    """Where an episode lies and what is asked of it most.
+
+    Attributes:
+        id: episode id as text.
+        writer, seq, slot: the record that committed it, and its place in that record.
+        segment: path of the segment, relative to the store.
+        start: first row in the segment.
+        rows: number of rows.
+        valid_rows: rows a sampler may draw: those with ``label_valid`` where the record has that field, else all.
+        sha256: content hash (`Episode.sha256`).
+        iou_final, iou_max: of the field ``iou``, None where the record has none.
+        meta_json: everything else, as text: a query over many episodes does not pay for parsing it.
+    """
+
+    id: str
+    writer: str
+    seq: int
+    slot: int
+    segment: str
+    start: int
+    rows: int
+    valid_rows: int
+    sha256: str
+    iou_final: float | None
+    iou_max: float | None
+    meta_json: str
+
+    @property
+    def meta(self) -> EpisodeMeta:
+        """Names and provenance, parsed anew each time."""
+        return EpisodeMeta.from_dict(json.loads(self.meta_json))
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One commit.
+
+    Attributes:
+        writer: who committed.
+        seq: 0, 1, 2, ... without gaps per writer.
+        segment: path of the segment, relative to the store.
+        files: path below the segment -> {"bytes", "crc32c"}.
+        episodes: in the order they lie in the segment.
+        committed_at: Unix time [s] of the writer's clock; for people, nothing is decided by it.
+    """
+
+    writer: str
+    seq: int
+    segment: str
+    files: dict[str, dict[str, int]]
+    episodes: tuple[EpisodeEntry, ...]
+    committed_at: float
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the segment's files."""
+        return sum(f["bytes"] for f in self.files.values())
+
+
+def record_path(root: Path, writer: str, seq: int) -> Path:
+    """Where the record of a commit lies."""
+    return root / "commits" / writer / f"{seq:08d}.json"
+
+
+def describe(episode: Episode, sha256: str, start: int) -> dict[str, Any]:
+    """What a record says of an episode that begins at row `start` of its segment."""
+    iou = episode.steps.get("iou")
+    valid = episode.steps.get("label_valid")
+    version = episode.meta.policy_version
+    return {
+        "id": str(episode.meta.id),
+        "start": start,
+        "rows": episode.num_rows,
+        "valid_rows": episode.num_rows if valid is None else int(np.count_nonzero(valid)),
+        "kind": episode.meta.kind,
+        "phase": episode.meta.phase,
+        "policy": episode.meta.policy,
+        "policy_version": None if version is None else str(version),
+        "iou_final": None if iou is None else _number(iou[-1]),
+        "iou_max": None if iou is None else _number(iou.max()),
+        "sha256": sha256,
+        "meta": episode.meta.to_dict(),
+    }
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None  # JSON has no NaN
+
+
+def encode_record(body: dict[str, Any]) -> bytes:
+    """The bytes of a record with its checksum."""
+    text = json.dumps({"version": RECORD_VERSION, **body}, allow_nan=False).encode()[:-1]
+    return text + b', "crc32c": "%08x"}' % google_crc32c.value(text)
+
+
+def read_record(root: Path, writer: str, seq: int) -> Record:
+    """Read and check a record.
+
+    Raises:
+        StoreError: naming the record if it is missing, damaged, or of another format version.
+    """
+    path = record_path(root, writer, seq)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"commit record {path} cannot be read: {error.strerror}") from error
+    tail = _TAIL.search(data)
+    if tail is None or int(tail[1], 16) != google_crc32c.value(data[:-_TAIL_BYTES]):
+        raise StoreError(f"commit record {path} is damaged: its checksum does not fit its content")
+    raw = json.loads(data)
+    if raw["version"] != RECORD_VERSION:
+        raise StoreError(bad_value(f"version of commit record {path}", raw["version"], str(RECORD_VERSION)))
+    try:
+        if (raw["writer"], raw["seq"]) != (writer, seq):
+            raise StoreError(f"commit record {path} belongs to writer {raw['writer']!r}, sequence {raw['seq']}")
+        entries = tuple(_entry(raw, slot, e) for slot, e in enumerate(raw["episodes"]))
+        return Record(writer, seq, raw["segment"], raw["files"], entries, raw["committed_at"])
+    except (KeyError, TypeError, SchemaError) as error:
+        raise StoreError(f"commit record {path} is malformed: {type(error).__name__}: {error}") from error
+
+
+def _entry(raw: dict[str, Any], slot: int, e: dict[str, Any]) -> EpisodeEntry:
+    return EpisodeEntry(
+        id=e["id"],
+        writer=raw["writer"],
+        seq=raw["seq"],
+        slot=slot,
+        segment=raw["segment"],
+        start=e["start"],
+        rows=e["rows"],
+        valid_rows=e["valid_rows"],
+        sha256=e["sha256"],
+        iou_final=e["iou_final"],
+        iou_max=e["iou_max"],
+        meta_json=json.dumps(EpisodeMeta.from_dict(e["meta"]).to_dict()),
+    )

@@ -1,0 +1,261 @@
+"""One segment on disk: written once as standard zarr v3, read back through memory maps.
+
+zarr-python is bypassed on both paths because it costs hundreds of microseconds per chunk; what is written is plain
+zarr v3 (https://zarr-specs.readthedocs.io/en/latest/v3/core/index.html, sharding codec, index at the end), and every
+zarr library reads it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import mmap
+import struct
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from common.episode import FIELDS, SCHEMA_VERSION, Episode, EpisodeMeta
+from common.errors import StoreError, bad_value
+from common.fsio import fsync_all
+from replay.layout import (
+    FORMAT_VERSION,
+    SEGMENT_FORMAT,
+    ArraySpec,
+    Signature,
+    array_json,
+    column_labels,
+    group_json,
+    labels_json,
+    plan,
+    signature,
+)
+
+# What a file is made of; an empty part stands for the crc32c of what comes before it.
+Parts = list[NDArray[Any] | bytes]
+
+
+def write_segment(path: Path, episodes: Sequence[Episode], pool: ThreadPoolExecutor) -> dict[str, dict[str, int]]:
+    """Write episodes of one signature as a new segment and flush every file and folder of it to the device.
+
+    Args:
+        path: folder of the segment; must exist and be empty.
+        episodes: at least one, all with the same signature.
+        pool: threads that files are written and flushed with.
+
+    Returns:
+        Relative file path -> {"bytes", "crc32c"}.
+
+    Raises:
+        OSError: if the disk refuses.
+    """
+    fields = signature(episodes[0])
+    lengths = np.array([e.num_rows for e in episodes], np.int64)
+    starts = np.cumsum(lengths) - lengths
+    arrays: dict[str, dict[str, Any]] = {}
+    files: dict[str, Callable[[], Parts]] = {}
+    for spec in plan(fields):
+        length = int(lengths.sum()) if spec.level == "step" else len(episodes)
+        arrays[spec.name] = array_json(spec, length)
+        files[f"{spec.name}/{spec.chunk_file}"] = partial(_array_parts, spec, episodes, starts, lengths)
+        if spec.form == "columns":
+            arrays[spec.dims[0]] = labels_json(spec)
+            files[f"{spec.dims[0]}/c.0"] = partial(_vlen_utf8, column_labels(spec))
+    attributes = {
+        "episode_id": [str(e.meta.id) for e in episodes],
+        "kind": [e.meta.kind for e in episodes],
+        "phase": [e.meta.phase for e in episodes],
+    }
+    files["zarr.json"] = partial(_json, group_json(fields, attributes, arrays))
+    for name, metadata in arrays.items():
+        (path / name).mkdir()
+        files[f"{name}/zarr.json"] = partial(_json, metadata)
+    written = pool.map(lambda item: _write_file(path / item[0], item[1]()), files.items())
+    sums = dict(zip(files, written, strict=True))
+    fsync_all([*(path / name for name in files), *(path / name for name in arrays), path], pool)
+    return sums
+
+
+def _json(value: Any) -> Parts:
+    return [json.dumps(value, indent=1).encode()]
+
+
+def _vlen_utf8(labels: Sequence[str]) -> Parts:
+    encoded = [label.encode() for label in labels]
+    return [struct.pack("<I", len(encoded)) + b"".join(struct.pack("<I", len(e)) + e for e in encoded)]
+
+
+def _array_parts(
+    spec: ArraySpec, episodes: Sequence[Episode], starts: NDArray[np.int64], lengths: NDArray[np.int64]
+) -> Parts:
+    if spec.level == "step":
+        parts: Parts = [spec.encode(e.steps) for e in episodes]
+    else:
+        own = {"ep_start": starts, "ep_len": lengths}
+        parts = [
+            spec.encode({n: own[n] if n in own else np.stack([e.fixed[n] for e in episodes]) for n in spec.fields})
+        ]
+    count = int(lengths.sum()) if spec.level == "step" else len(episodes)
+    if not spec.sharded:
+        return [*parts, b""]
+    index = shard_index(count, spec.row_bytes)
+    return [*parts, index + struct.pack("<I", google_crc32c.value(index))]
+
+
+def shard_index(count: int, row_bytes: int) -> bytes:
+    """Index of a shard whose chunks lie one behind the other: little-endian u64 (offset, size) per chunk."""
+    entries = np.empty((count, 2), "<u8")
+    entries[:, 0] = np.arange(count, dtype=np.uint64) * np.uint64(row_bytes)
+    entries[:, 1] = row_bytes
+    return entries.tobytes()
+
+
+def _write_file(path: Path, parts: Parts) -> dict[str, int]:
+    crc, size = 0, 0
+    with open(path, "xb", buffering=0) as f:
+        for part in parts:
+            if isinstance(part, bytes):
+                data: Any = part or struct.pack("<I", crc)
+            else:
+                data = part.reshape(-1).view(np.uint8)
+                data.flags.writeable = False  # google_crc32c takes only read-only buffers; this is a view of our own
+            crc = google_crc32c.extend(crc, data)
+            _write_all(f, memoryview(data))
+            size += len(data)
+    return {"bytes": size, "crc32c": crc}
+
+
+def _write_all(f: Any, data: memoryview) -> None:
+    while len(data):  # one write call moves 2 GiB at most, and may move less
+        data = data[f.write(data) :]
+
+
+def file_crc32c(path: Path) -> tuple[int, int]:
+    """(size in bytes, crc32c) of a file, read in pieces."""
+    crc, size = 0, 0
+    with open(path, "rb") as f:
+        while block := f.read(1 << 22):
+            crc, size = google_crc32c.extend(crc, block), size + len(block)
+    return size, crc
+
+
+@dataclasses.dataclass
+class Usage:
+    """What open segments hold: file descriptors (one per map) and bytes of arrays copied to RAM."""
+
+    files: int = 0
+    cached_bytes: int = 0
+
+
+class Segment:
+    """A committed segment, mapped into memory. Arrays are opened on first use and stay open until `close`."""
+
+    def __init__(self, path: Path, usage: Usage | None = None) -> None:
+        """Read the metadata of the segment at `path`; `usage` counts what it holds, with that of other segments.
+
+        Raises:
+            StoreError: if it is missing, not a segment, or of another format.
+        """
+        self.path = path
+        self._usage = Usage() if usage is None else usage
+        try:
+            root = json.loads((path / "zarr.json").read_bytes())
+            attributes = root["attributes"]
+            own = {k: attributes.get(k) for k in ("format", "format_version", "schema_version")}
+            expected = {"format": SEGMENT_FORMAT, "format_version": FORMAT_VERSION, "schema_version": SCHEMA_VERSION}
+            if own != expected:
+                raise StoreError(bad_value(f"format of segment {path}", own, str(expected)))
+            self.signature: Signature = {n: tuple(s) for n, s in attributes["fields"].items()}
+            self.attributes: dict[str, Any] = attributes
+            metadata = root["consolidated_metadata"]["metadata"]
+            self._specs = {spec.name: spec for spec in plan(self.signature)}
+            self._counts = {name: int(metadata[name]["shape"][0]) for name in self._specs}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StoreError(f"segment {path} cannot be read: {type(error).__name__}: {error}") from error
+        self._array_of = {field: spec for spec in self._specs.values() for field in spec.fields}
+        self._open: dict[str, NDArray[Any]] = {}
+        self._cached: set[str] = set()
+
+    @property
+    def specs(self) -> dict[str, ArraySpec]:
+        """The stored arrays by name."""
+        return self._specs
+
+    def spec_of(self, field: str) -> ArraySpec:
+        """Which array holds a field.
+
+        Raises:
+            StoreError: if the segment does not have the field.
+        """
+        if field not in self._array_of:
+            raise StoreError(bad_value(f"field of segment {self.path.name}", field, f"one of {sorted(self._array_of)}"))
+        return self._array_of[field]
+
+    def stored(self, name: str, cache: bool = False) -> NDArray[Any]:
+        """Stored array (entries, *spec.shape), read-only.
+
+        Args:
+            name: of the array.
+            cache: copy it to RAM instead of mapping it (where it is not open already).
+
+        Raises:
+            StoreError: if the file is missing, too short, or its shard index is damaged.
+        """
+        array = self._open.get(name)
+        if array is None:
+            array = self._map(self._specs[name], cache)
+            self._open[name] = array
+            if cache:
+                self._cached.add(name)
+                self._usage.cached_bytes += array.nbytes
+            else:
+                self._usage.files += 1
+        return array
+
+    def _map(self, spec: ArraySpec, cache: bool) -> NDArray[Any]:
+        path, count = self.path / spec.name / spec.chunk_file, self._counts[spec.name]
+        size = count * spec.row_bytes
+        trailer = 16 * count + 4 if spec.sharded else 4
+        try:
+            with open(path, "rb") as f:
+                # A map of a file that is too short would kill the process with a bus error when it is touched.
+                actual = f.seek(0, 2)
+                if actual != size + trailer:
+                    raise StoreError(bad_value(f"size of {path}", actual, f"{size + trailer} bytes"))
+                if spec.sharded:
+                    f.seek(size)
+                    index = shard_index(count, spec.row_bytes)
+                    if f.read(trailer) != index + struct.pack("<I", google_crc32c.value(index)):
+                        raise StoreError(f"shard index of {path} is damaged")
+                f.seek(0)
+                buffer: Any = f.read(size) if cache else mmap.mmap(f.fileno(), size, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise StoreError(f"array {path} cannot be read: {error}") from error
+        flat = np.frombuffer(buffer, spec.dtype, count=count * math.prod(spec.shape))
+        return flat.reshape(count, *spec.shape)
+
+    def read(self, field: str, start: int, stop: int) -> NDArray[Any]:
+        """Entries start..stop of a field, a copy (stop - start, *field shape)."""
+        spec = self.spec_of(field)
+        return np.array(spec.decode(self.stored(spec.name)[start:stop], field))
+
+    def read_episode(self, meta: EpisodeMeta, slot: int, start: int, rows: int) -> Episode:
+        """The checked record of the episode with number `slot`, which has `rows` rows from row `start` on."""
+        steps = {n: self.read(n, start, start + rows) for n in self.signature if FIELDS[n].level == "step"}
+        fixed = {n: self.read(n, slot, slot + 1)[0] for n in self.signature if FIELDS[n].level == "episode"}
+        # A scalar field leaves numpy's array type when it is indexed.
+        return Episode(meta, steps, {n: np.asarray(a) for n, a in fixed.items()})
+
+    def close(self) -> None:
+        """Drop the maps; arrays that were handed out keep theirs alive until they are dropped too."""
+        self._usage.files -= len(self._open) - len(self._cached)
+        self._usage.cached_bytes -= sum(self._open[name].nbytes for name in self._cached)
+        self._open.clear()
+        self._cached.clear()

@@ -1,0 +1,271 @@
+"""The replay store: a folder of immutable zarr segments, and of the records that make them count.
+
+    store.json                         format and identity
+    data/<writer>-<seq>.zarr/          segments (`replay.layout`)
+    commits/<writer>/<seq>.json        records (`replay.record`); only what a record names is ever read
+
+Any number of processes of one node may write and read at the same time: no file is ever changed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import threading
+import uuid
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.episode import Episode
+from common.errors import StoreError, bad_value
+from common.fsio import create_only, fsync_path
+from replay.index import Index, Query
+from replay.layout import FORMAT_VERSION
+from replay.record import RECORD_NAME, EpisodeEntry, Record, read_record
+from replay.segment import Segment, Usage
+from replay.writer import SegmentWriter
+
+STORE_FORMAT = "servofleet-replay"
+
+
+def open_store(
+    path: str | Path,
+    mode: Literal["r", "a"] = "r",
+    create: bool = False,
+    *,
+    index_path: str | Path | None = None,
+    ram_bytes: int = 1_000_000_000,
+) -> Store:
+    """Open a store. The store shows nothing before its first `Store.refresh`.
+
+    Args:
+        path: folder of the store.
+        mode: "r" reads only, and works on a read-only disk; "a" may also hand out writers.
+        create: make the store where there is none (mode "a" only).
+        index_path: SQLite file of this reader, to start faster next time; None keeps the index in RAM.
+        ram_bytes: RAM that small columns and masks may be cached in; what does not fit is mapped from the disk.
+
+    Raises:
+        StoreError: if there is no store, it has another format version, or it cannot be written (mode "a").
+    """
+    root = Path(path)
+    if mode not in ("r", "a"):
+        raise StoreError(bad_value("store mode", mode, "'r' or 'a'"))
+    if create and mode != "a":
+        raise StoreError(bad_value("store create", create, "False when mode is 'r'"))
+    try:
+        if create:
+            _create(root)
+        about = _read_about(root)
+        if mode == "a":
+            if not os.access(root, os.W_OK | os.X_OK):
+                raise StoreError(f"store {root} cannot be written: it is read-only for this process")
+            for name in ("data", "commits"):
+                (root / name).mkdir(exist_ok=True)
+            fsync_path(root)
+    except OSError as error:
+        raise StoreError(f"store {root} cannot be opened: {error.strerror} ({error.filename})") from error
+    return Store(root, mode, Index(None if index_path is None else Path(index_path), about["store_id"]), ram_bytes)
+
+
+def _create(root: Path) -> None:
+    if (root / "store.json").exists():
+        return
+    root.mkdir(parents=True, exist_ok=True)
+    # What a creation that was killed, or one that runs beside this one, may have left.
+    strangers = [p.name for p in root.iterdir() if not p.name.startswith(".store.json.") and p.name != "store.json"]
+    if strangers and not (root / "store.json").exists():
+        raise StoreError(f"folder {root} is no replay store, and is not made one because it holds {strangers[0]!r}")
+    about = {"format": STORE_FORMAT, "version": FORMAT_VERSION, "store_id": uuid.uuid4().hex}
+    create_only(root / "store.json", json.dumps(about).encode())
+    fsync_path(root.parent)
+
+
+def _read_about(root: Path) -> dict[str, Any]:
+    if not root.is_dir():
+        raise StoreError(f"store {root} does not exist")
+    try:
+        about = json.loads((root / "store.json").read_bytes())
+    except FileNotFoundError:
+        raise StoreError(f"folder {root} is no replay store: it has no store.json") from None
+    except ValueError as error:
+        raise StoreError(f"store description {root / 'store.json'} is damaged: {error}") from error
+    if not isinstance(about, dict) or about.get("format") != STORE_FORMAT or "store_id" not in about:
+        raise StoreError(f"folder {root} is no replay store: its store.json does not say {STORE_FORMAT!r}")
+    if about.get("version") != FORMAT_VERSION:
+        raise StoreError(bad_value(f"format version of store {root}", about.get("version"), str(FORMAT_VERSION)))
+    return about
+
+
+class Store:
+    """A view of the store as of the last `refresh`."""
+
+    def __init__(self, root: Path, mode: Literal["r", "a"], index: Index, ram_bytes: int) -> None:
+        self.root, self.mode, self.index = root, mode, index
+        self.generation = 0  # counts refreshes that changed something, for caches of query answers
+        self._ram_bytes = ram_bytes
+        self._usage = Usage()
+        self._segments: OrderedDict[str, Segment] = OrderedDict()  # least recently used first
+        self._lock = threading.RLock()
+        # A map holds a file descriptor for as long as it lives; leave the rest of the process its share.
+        self._max_files = max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
+
+    def writer(self, writer_id: str, *, max_episodes: int = 64, max_bytes: int = 64_000_000) -> SegmentWriter:
+        """A writer of this store; see `SegmentWriter`.
+
+        Raises:
+            StoreError: if the store is open for reading only, or cannot be written.
+        """
+        if self.mode != "a":
+            raise StoreError(f"store {self.root} is open for reading only: open it with mode 'a' to write")
+        return SegmentWriter(self.root, writer_id, max_episodes, max_bytes)
+
+    def position(self) -> dict[str, int]:
+        """How much of the store this view shows: records read per writer. JSON-ready; `refresh` takes it back."""
+        return self.index.position()
+
+    def refresh(self, upto: Mapping[str, int] | None = None) -> dict[str, int]:
+        """Read records that were committed since the last refresh.
+
+        Args:
+            upto: a position. The view then shows exactly these records, also where it showed more before.
+
+        Returns:
+            The new position.
+
+        Raises:
+            StoreError: naming the record, if one is missing or damaged; the view is then unchanged.
+        """
+        seen = self.position()
+        rewind = upto is not None and any(count > upto.get(writer, 0) for writer, count in seen.items())
+        wanted = self._committed() if upto is None else upto
+        new = [
+            read_record(self.root, writer, seq)
+            for writer, count in sorted(wanted.items())
+            for seq in range(0 if rewind else seen.get(writer, 0), count)
+        ]
+        if rewind:
+            self.index.clear()
+        if new:
+            self.index.add(new)
+        self.generation += bool(new) or rewind
+        return self.position()
+
+    def _committed(self) -> dict[str, int]:
+        """Records per writer on the disk. Sequences have no gaps: a record is published after the one before it."""
+        commits = self.root / "commits"
+        if not commits.is_dir():
+            return {}
+        return {
+            folder.name: 1 + max((int(n[:8]) for n in os.listdir(folder) if RECORD_NAME.fullmatch(n)), default=-1)
+            for folder in commits.iterdir()
+            if folder.is_dir()
+        }
+
+    def records(self) -> list[Record]:
+        """The records this view shows, read again from the disk, in order of (writer, seq)."""
+        return [read_record(self.root, writer, seq) for writer, n in self.position().items() for seq in range(n)]
+
+    def select(self, query: Query | None = None) -> list[EpisodeEntry]:
+        """Episodes that fit a query (None: all), sorted by id."""
+        return self.index.select(query or Query())
+
+    def entry(self, episode_id: str) -> EpisodeEntry:
+        """Where an episode lies.
+
+        Raises:
+            StoreError: if this view does not show it.
+        """
+        found = self.index.get(str(episode_id))
+        if found is None:
+            raise StoreError(f"episode {episode_id} is not in store {self.root} as of {self.position()}; refresh it?")
+        return found
+
+    def read_episode(self, episode: str | EpisodeEntry) -> Episode:
+        """A whole record, by id or entry; equal to the one that was written.
+
+        Raises:
+            StoreError: if it is not there or its segment is damaged.
+        """
+        entry = episode if isinstance(episode, EpisodeEntry) else self.entry(episode)
+        return self.segment(entry.segment).read_episode(entry.meta, entry.slot, entry.start, entry.rows)
+
+    def read_rows(
+        self,
+        fields: Iterable[str],
+        episodes: Sequence[EpisodeEntry],
+        episode_index: NDArray[np.int64],
+        rows: NDArray[np.int64],
+    ) -> dict[str, NDArray[Any]]:
+        """Rows of many episodes, in one array per field.
+
+        Args:
+            fields: step-level fields.
+            episodes: E episodes.
+            episode_index: (B,) which of them each row comes from.
+            rows: (B,) row within the episode.
+
+        Returns:
+            field -> (B, *field shape), dtypes of the schema.
+
+        Raises:
+            StoreError: if an episode lacks a field or its shape differs from the others'.
+        """
+        starts = np.array([e.start for e in episodes], np.int64)
+        index, at = episode_index.tolist(), (starts[episode_index] + rows).tolist()
+        return {name: self._gather(name, episodes, index, at) for name in fields}
+
+    def read_fixed(self, fields: Iterable[str], episodes: Sequence[EpisodeEntry]) -> dict[str, NDArray[Any]]:
+        """Episode-level fields of E episodes: field -> (E, *field shape); errors as in `read_rows`."""
+        index, at = list(range(len(episodes))), [e.slot for e in episodes]
+        return {name: self._gather(name, episodes, index, at) for name in fields}
+
+    def _gather(self, name: str, episodes: Sequence[EpisodeEntry], index: list[int], at: list[int]) -> NDArray[Any]:
+        segments = {e.segment: self.segment(e.segment) for e in episodes}
+        first = next(iter(segments.values()))
+        spec, shape = first.spec_of(name), first.signature[name]
+        sources: dict[str, NDArray[Any]] = {}
+        for path, segment in segments.items():
+            other = segment.spec_of(name)
+            if segment.signature[name] != shape:
+                raise StoreError(bad_value(f"shape of field {name} in {path}", segment.signature[name], str(shape)))
+            small = other.form != "plain" and self._usage.cached_bytes < self._ram_bytes
+            stored = segment.stored(other.name, cache=small)
+            begin, width = other.fields[name][0], int(np.prod(shape))
+            sources[path] = stored[:, begin : begin + width] if other.form == "columns" else stored
+        by_episode = [sources[e.segment] for e in episodes]
+        out = np.empty((len(at), *by_episode[0].shape[1:]), by_episode[0].dtype)
+        # One copy per row straight into the answer: gathering by segment first would move images twice.
+        for i, (k, row) in enumerate(zip(index, at, strict=True)):
+            out[i] = by_episode[k][row]
+        if spec.form == "bits":
+            return spec.decode(out, name)
+        return out.reshape(len(at), *shape)
+
+    def segment(self, path: str) -> Segment:
+        """An open segment by its path relative to the store; the least recently used are closed when many are open.
+
+        Raises:
+            StoreError: if it cannot be read.
+        """
+        with self._lock:
+            segment = self._segments.get(path)
+            if segment is None:
+                segment = self._segments[path] = Segment(self.root / path, self._usage)
+            self._segments.move_to_end(path)
+            while len(self._segments) > 1 and self._usage.files > self._max_files:
+                self._segments.popitem(last=False)[1].close()
+            return segment
+
+    def close(self) -> None:
+        """Close index and segments."""
+        for segment in self._segments.values():
+            segment.close()
+        self._segments.clear()
+        self.index.close()
