@@ -89,9 +89,9 @@ def refocus_pose(d_T_c: ArrayLike, focal_ratio: ArrayLike) -> F64:
     """Relative pose seen by a camera whose focal length is s times that of the camera which saw `d_T_c` (eq. 21).
 
     The matrix to decompose is ``S [t]x R S = s^2 [S^-1 t]x (S^-1 R S)``. Its left null vector is ``S^-1 t``: that is
-    the translation, sign and length included, so of the four solutions of the decomposition only a pair of rotations, half
-    a turn about t apart, is left. The one that the rotation R turns into as s goes from 1 to its value is the
-    orthonormal factor of the two rows of ``S^-1 R S`` orthogonal to t; it is unique, and continuous in s, R and t.
+    the translation, sign and length included, so of the four solutions of the decomposition only a pair of rotations,
+    half a turn about t apart, is left. The one that R turns into as s goes from 1 to its value is the orthonormal
+    factor of the two rows of ``S^-1 R S`` orthogonal to t; it is unique, and continuous in s, R and t.
 
     At t = 0 the essential matrix vanishes. There the image motion of a small pure rotation decides: its x and y parts
     scale with 1 / s. A blend over translations of about 0.01 joins the two, so that the law has no jump.
