@@ -58,14 +58,13 @@ class UniformSampler:
     distinct unless it has fewer than `rows_per_episode` of them. So each such row of a group is equally likely.
     """
 
-    def __init__(self, store: Store, seed: int, fields: Sequence[str], groups: Sequence[Group]) -> None:
-        """Draw `fields` (step-level and episode-level) for `groups`.
+    def __init__(self, store: Store, seed: int, fields: Sequence[str]) -> None:
+        """Draw `fields` (step-level and episode-level) from `store`.
 
         Args:
             store: to read from.
             seed: of the run.
             fields: names from `common.episode.FIELDS`; every episode that fits must have them.
-            groups: of a batch, unless `batch` is given others.
 
         Raises:
             StoreError: if a field is unknown.
@@ -76,22 +75,22 @@ class UniformSampler:
         self._store, self._seed = store, seed
         self._step_fields = [n for n in fields if FIELDS[n].level == "step"]
         self._fixed_fields = [n for n in fields if FIELDS[n].level == "episode"]
-        self.groups = tuple(groups)
         self._next = 0
         self._answers: dict[Query, tuple[int, list[EpisodeEntry], NDArray[np.int64]]] = {}
 
-    def next(self) -> dict[str, NDArray[Any]]:
-        """The batch of the next update: `batch(0)`, `batch(1)`, ..."""
-        out = self.batch(self._next)
+    def next(self, groups: Sequence[Group]) -> dict[str, NDArray[Any]]:
+        """`batch` of the step after the last one that `next` or `load` set; the first is 0."""
+        out = self.batch(groups, self._next)
         self._next += 1
         return out
 
-    def batch(self, step: int, groups: Sequence[Group] | None = None) -> dict[str, NDArray[Any]]:
+    def batch(self, groups: Sequence[Group], step: int) -> dict[str, NDArray[Any]]:
         """The batch of update `step`; the same whenever it is asked for, as long as the same episodes fit.
 
         Returns:
-            Step-level fields (B, *shape), groups one behind the other, rows of one episode side by side;
+            Step-level fields (B, *shape), groups one behind the other, rows of one episode drawn side by side;
             ``episode_index`` i64 (B,) into the E distinct episodes of the batch; episode-level fields (E, *shape).
+            Masks are bool, images uint8 as stored.
 
         Raises:
             StoreError: if nothing fits a group, or an episode lacks a field.
@@ -100,7 +99,7 @@ class UniformSampler:
         episodes: list[EpisodeEntry] = []
         index: list[int] = []
         rows: list[int] = []
-        for number, group in enumerate(self.groups if groups is None else groups):
+        for number, group in enumerate(groups):
             rng = philox(self._seed, Purpose.SAMPLER, round=step, env=number)
             for entry in self._draw_episodes(group, rng):
                 slot = slots.setdefault(entry.id, len(episodes))
@@ -235,13 +234,12 @@ class SuccessSampler:
             raise StoreError(bad_value("min_iou", min_iou, "0 .. 1"))
         self._store, self._min_iou = store, min_iou
 
-    def entries(self, phase: str | None = None, kind: Kind = "rollout", **bounds: Any) -> list[EpisodeEntry]:
+    def take(
+        self, phase: str | None = None, version: PolicyVersion | None = None, kind: Kind = "rollout", **bounds: Any
+    ) -> list[Episode]:
         """The trajectories that fit, sorted by id; `bounds` are further attributes of `Query`."""
-        return self._store.select(Query(kind=kind, phase=phase, min_iou_max=self._min_iou, **bounds))
-
-    def episodes(self, phase: str | None = None, kind: Kind = "rollout", **bounds: Any) -> list[Episode]:
-        """The records of `entries`."""
-        return [self._store.read_episode(e) for e in self.entries(phase, kind, **bounds)]
+        query = Query(kind=kind, phase=phase, policy_version=version, min_iou_max=self._min_iou, **bounds)
+        return [self._store.read_episode(e) for e in self._store.select(query)]
 
     def state(self) -> dict[str, Any]:
         """JSON-ready."""
