@@ -10,7 +10,7 @@ STAMP := .venv/.installed
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: setup quickstart test lint bench clean help
+.PHONY: setup quickstart test lint bench docs clean help
 
 help: ## show this list
 	@echo "usage: make TARGET [PYTHON=python3.12] [SEED=0] [ARGS='...']"
@@ -32,6 +32,9 @@ lint: $(STAMP) ## formatting, lint, strict types and import directions
 
 bench: $(STAMP) ## measure the whole pipeline on this machine
 	$(BIN)/servofleet bench pipeline $(ARGS)
+
+docs: $(STAMP) ## write the reference pages of docs/ from the code
+	$(BIN)/python docs/make_reference.py
 
 clean: ## remove build outputs and caches (.venv and runs/ stay)
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache site
