@@ -27,6 +27,10 @@ class EncoderMismatchError(ServofleetError):
     """A stored feature z was computed by another encoder than the learner's."""
 
 
+class TrainingError(ServofleetError):
+    """A learner cannot go on: a loss or a gradient is not finite, or an update came back empty."""
+
+
 class StaleFrameError(ServofleetError):
     """A renderer answered with a frame of another pose than the one asked for."""
 

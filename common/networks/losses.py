@@ -49,6 +49,8 @@ def regression_loss(
         min_norm: smaller target norms count as this in the log-norm (the logarithm of zero is not finite).
         min_dir_norm: rows with a smaller target norm teach no direction (a zero vector has none).
     """
+    # Not merely masked afterwards: a NaN in a row that does not count would still reach the gradient.
+    target = torch.where(valid[:, None], target, torch.zeros_like(target))
     norm = target.norm(dim=1)
     log_norm_error = (sigma_inverse(norm.clamp_min(min_norm)) - predicted.log_norm).abs()
     cosine = functional.cosine_similarity(predicted.direction, target, dim=1, eps=1e-6)

@@ -28,6 +28,7 @@ __all__ = [
     "Weights",
     "encoder_sha256",
     "get_weights",
+    "initial_weights",
     "set_weights",
 ]
 
@@ -137,7 +138,10 @@ class ServoNet(nn.Module):
 
     def action_dist_inputs(self, z: Tensor) -> Tensor:
         """Mean twist and log-std (N, 12) of the Gaussian that explores."""
-        mean = self.twist(z)
+        return self.with_log_std(self.twist(z))
+
+    def with_log_std(self, mean: Tensor) -> Tensor:
+        """Mean twists (N, 6) and the state-independent log-std, (N, 12)."""
         return torch.cat([mean, self.log_std.expand_as(mean)], dim=1)
 
     def diffusion_loss(self, z: Tensor, x0: Tensor, level: Tensor, noise: Tensor) -> Tensor:
@@ -153,3 +157,10 @@ class ServoNet(nn.Module):
     def forward(self, rgb: Tensor, goal_rgb: Tensor) -> Encoding:
         """Encode N pairs of u8 images (N, H, W, 3)."""
         return self.fuse(self.encode_image(rgb), self.encode_image(goal_rgb))
+
+
+def initial_weights(cfg: NetworkConfig, seed: int) -> Weights:
+    """Weights of a network that has learned nothing, by the seed alone; torch's own generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return get_weights(ServoNet(cfg))
