@@ -8,6 +8,8 @@ two target masks of 0.50.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -92,7 +94,8 @@ def sample_start_pose(
     offset = goal[:3, 3] - center
     facing = _turned_to(goal[:3, :3], -offset)
     for _ in range(_TRIES):
-        orbit = facing @ so3_exp([*rng.normal(0.0, ORBIT, size=2), rng.uniform(-ROLL, ROLL)])
+        about_x, about_y = rng.normal(0.0, ORBIT, size=2)
+        orbit = facing @ _rotation(about_x, about_y, rng.uniform(-ROLL, ROLL))
         distance = rng.uniform(config.min_distance, config.max_distance)
         pose = _aside(rng, make_pose(orbit, center - distance * orbit[:, 2]))
         if _sees(pose, center, env_config):
@@ -116,16 +119,34 @@ def shrink_pose(goal_world_T_cam: ArrayLike, start_world_T_cam: ArrayLike, facto
 def _turned_to(rotation: F64, forward: F64) -> F64:
     """The orientation turned the shortest way so that its optical axis points along `forward`."""
     target = forward / np.linalg.norm(forward)
-    axis = np.cross(rotation[:, 2], target)
-    sine = np.linalg.norm(axis)
-    angle = np.arctan2(sine, rotation[:, 2] @ target)
-    return np.asarray(so3_exp(axis / max(float(sine), 1e-12) * angle) @ rotation)
+    # In the camera's frame the target direction is (x, y, z) and the axis to turn about (-y, x, 0).
+    x, y, z = (rotation.T @ target).tolist()
+    sine = math.hypot(x, y)
+    scale = math.atan2(sine, z) / max(sine, 1e-12)
+    return np.asarray(rotation @ _rotation(-y * scale, x * scale, 0.0))
 
 
 def _aside(rng: np.random.Generator, pose: F64) -> F64:
     """The camera turned a little off its target, in numbers of few digits (equal on every machine)."""
-    turn = so3_exp([*rng.normal(0.0, AIM, size=2), 0.0])
-    return np.asarray(np.round(make_pose(pose[:3, :3] @ turn, pose[:3, 3]), 9))
+    about_x, about_y = rng.normal(0.0, AIM, size=2)
+    turned = pose.copy()
+    turned[:3, :3] = pose[:3, :3] @ _rotation(about_x, about_y, 0.0)
+    return np.asarray(np.round(turned, 9))
+
+
+def _rotation(x: float, y: float, z: float) -> F64:
+    """`so3_exp` of one rotation vector in scalar arithmetic: ten times cheaper than a batch of one."""
+    theta2 = x * x + y * y + z * z
+    theta = math.sqrt(theta2)
+    a = math.sin(theta) / theta if theta > 1e-8 else 1.0
+    b = (1.0 - math.cos(theta)) / theta2 if theta > 1e-4 else 0.5
+    return np.array(
+        [
+            [1.0 - b * (y * y + z * z), b * x * y - a * z, b * x * z + a * y],
+            [b * x * y + a * z, 1.0 - b * (x * x + z * z), b * y * z - a * x],
+            [b * x * z - a * y, b * y * z + a * x, 1.0 - b * (x * x + y * y)],
+        ]
+    )
 
 
 def _sees(pose: F64, point: F64, env_config: EnvConfig) -> bool:

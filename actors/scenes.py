@@ -86,7 +86,7 @@ def sample_scene(
 
 def round_to(value: float, digits: int) -> float:
     """A number with few digits: hides last-bit differences between maths libraries from recorded scenes."""
-    return float(np.round(value, digits))
+    return round(float(value), digits)
 
 
 def _standing(rng: np.random.Generator, shape: Shape) -> F64:

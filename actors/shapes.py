@@ -129,6 +129,7 @@ def symmetry_of(shape: Shape, texture: Texture) -> Symmetry:
     return Symmetry()
 
 
+@functools.lru_cache(maxsize=256)
 def _box_rotations(edges: tuple[float, ...]) -> tuple[tuple[float, float, float], ...]:
     """Rotation vectors of the signed axis permutations that map a box onto itself, without the identity."""
     out = []
@@ -204,5 +205,6 @@ def _lathe(profile: F64, segments: int) -> Mesh:
         disc = rim[:, :2] / profile[end, 0] * 0.5 + 0.5
         uvs.append(np.stack([corner + 0.46 * disc[:, 0], 0.71 + 0.28 * disc[:, 1]], axis=1))
         fan = np.arange(1, segments - 1)
-        faces.append(start + np.stack([np.zeros_like(fan), fan, fan + 1], axis=1))
+        disc_faces = start + np.stack([np.zeros_like(fan), fan, fan + 1], axis=1)
+        faces.append(disc_faces if sign > 0.0 else disc_faces[:, ::-1])
     return _mesh(np.concatenate(vertices), np.concatenate(faces), np.concatenate(normals), np.concatenate(uvs))

@@ -1,6 +1,6 @@
 """Procedural textures as small tileable images, the same bytes on every machine.
 
-Only additions and multiplications of float64 go into a texel, no transcendental functions, so that the last bit does
+Only additions and multiplications of floats go into a texel, no transcendental functions, so that the last bit does
 not depend on the maths library.
 """
 
@@ -15,9 +15,9 @@ from common.errors import SceneError, bad_value
 from common.rng import Purpose, philox
 from common.scene import Texture
 
-SIDE = 128  # texels; a power of two, because coordinates wrap by masking
+SIDE = 64  # texels; a power of two, because coordinates wrap by masking
 _KINDS = ("plain", "checker", "noise", "stripes")
-F64 = NDArray[np.float64]
+F32 = NDArray[np.float32]
 
 
 def check_texture(texture: Texture, field: str = "texture") -> None:
@@ -53,7 +53,7 @@ def build_texture(texture: Texture) -> NDArray[np.uint8]:
         SceneError: if the texture cannot be built.
     """
     check_texture(texture)
-    colors = np.array(texture.colors, dtype=np.float64)
+    colors = np.array(texture.colors, dtype=np.float32)
     cells = max(1, round(texture.scale))
     if texture.kind == "plain":
         image = colors[:1].reshape(1, 1, 3)
@@ -63,12 +63,12 @@ def build_texture(texture: Texture) -> NDArray[np.uint8]:
         image = _noise(colors, cells, texture.seed)
     else:
         image = _stripes(colors, cells, texture.seed)
-    texels = np.floor(image * 255.0 + 0.5).astype(np.uint8)
+    texels = (image * np.float32(255.0) + np.float32(0.5)).astype(np.uint8)
     texels.setflags(write=False)
     return texels
 
 
-def _checker(colors: F64, cells: int, seed: int) -> F64:
+def _checker(colors: F32, cells: int, seed: int) -> F32:
     if len(colors) > 2:
         which = philox(seed, Purpose.TEXTURE).integers(len(colors), size=(cells, cells))
     else:
@@ -77,45 +77,65 @@ def _checker(colors: F64, cells: int, seed: int) -> F64:
     return np.asarray(colors[which[np.ix_(index, index)]])
 
 
-def _field(rng: np.random.Generator, cells: int, octaves: int) -> F64:
-    """Tileable value noise (S, S) in 0..1: random lattices, smoothly interpolated, each octave half as strong."""
-    total, weight, norm = np.zeros((SIDE, SIDE)), 1.0, 0.0
+def _field(rng: np.random.Generator, cells: int, octaves: int) -> F32:
+    """Tileable value noise (S, S) in 0..1: random lattices, smoothly interpolated, each octave half as strong.
+
+    Lattice values and weights are whole numbers below 2^8, so every product and sum below stays under 2^24: exact in
+    float32, in whatever order a matrix product adds up.
+    """
+    total, weight, norm = np.zeros((SIDE, SIDE), np.float32), 1.0, 0.0
     for _ in range(octaves):
-        lattice = rng.random((cells, cells))
-        at = np.arange(SIDE) * (cells / SIDE)
-        low = at.astype(np.int64)
-        f = at - low
-        f = f * f * (3.0 - 2.0 * f)
-        high = (low + 1) % cells
-        rows = lattice[low] + (lattice[high] - lattice[low]) * f[:, None]
-        total += weight * (rows[:, low] + (rows[:, high] - rows[:, low]) * f)
+        lattice = rng.integers(256, size=(cells, cells)).astype(np.float32)
+        steps = _interpolation(cells)
+        octave = steps @ lattice @ steps.T
+        octave *= np.float32(weight)
+        total += octave
         norm += weight
         weight, cells = weight * 0.5, min(cells * 2, SIDE // 2)
-    return np.asarray(total / norm)
+    total *= np.float32(1.0 / (norm * 255.0 * 65536.0))
+    return total
 
 
-def _noise(colors: F64, cells: int, seed: int) -> F64:
+@functools.lru_cache(maxsize=64)
+def _interpolation(cells: int) -> F32:
+    """Weights (S, cells) in 1/256ths of the two lattice points around each texel of an axis, smooth at the points."""
+    at = np.arange(SIDE) * (cells / SIDE)
+    low = at.astype(np.int64)
+    f = at - low
+    second = np.floor(f * f * (3.0 - 2.0 * f) * 256.0 + 0.5)
+    steps = np.zeros((SIDE, cells), np.float32)
+    rows = np.arange(SIDE)
+    np.add.at(steps, (rows, low), 256.0 - second)
+    np.add.at(steps, (rows, (low + 1) % cells), second)
+    return steps
+
+
+def _noise(colors: F32, cells: int, seed: int) -> F32:
     rng = philox(seed, Purpose.TEXTURE)
     if len(colors) == 1:
         return np.broadcast_to(colors[0], (SIDE, SIDE, 3))
     if len(colors) == 2:
-        blend = np.clip((_field(rng, cells, 3) - 0.5) * 1.6 + 0.5, 0.0, 1.0)
-        return np.asarray(colors[0] + blend[..., None] * (colors[1] - colors[0]))
+        blend = (_field(rng, cells, 3) - np.float32(0.5)) * np.float32(1.6) + np.float32(0.5)
+        np.clip(blend, 0.0, 1.0, out=blend)
+        planes = np.stack([blend * (b - a) + a for a, b in zip(colors[0], colors[1], strict=True)])
+        return planes.transpose(1, 2, 0)
     fields = np.stack([_field(rng, cells, 2) for _ in colors])
     # A clipped ramp below the strongest field: hard patches with edges a few texels soft.
-    weights = np.maximum(fields - fields.max(axis=0) + 0.03, 0.0)
-    weights = weights / weights.sum(axis=0)
-    image = np.zeros((SIDE, SIDE, 3))
+    fields -= fields.max(axis=0) - np.float32(0.03)
+    weights = np.maximum(fields, 0.0, out=fields)
+    weights /= weights.sum(axis=0)
+    planes = np.zeros((3, SIDE, SIDE), np.float32)
     for weight, color in zip(weights, colors, strict=True):
-        image += weight[..., None] * color
-    return image
+        for plane, value in zip(planes, color, strict=True):
+            plane += weight * value
+    return planes.transpose(1, 2, 0)
 
 
-def _stripes(colors: F64, cells: int, seed: int) -> F64:
-    at = np.arange(SIDE) / SIDE
+def _stripes(colors: F32, cells: int, seed: int) -> F32:
+    at = np.arange(SIDE, dtype=np.float32) / SIDE
     wave = _field(philox(seed, Purpose.TEXTURE), 2, 1) - 0.5
     phase = (np.add.outer(at, at) * cells + wave) % 1.0 * len(colors)
     low = phase.astype(np.int64) % len(colors)
     # Most of a stripe is one colour; its last fifth runs into the next.
     f = np.clip((phase % 1.0 - 0.8) * 5.0, 0.0, 1.0)[..., None]
-    return np.asarray(colors[low] * (1.0 - f) + colors[(low + 1) % len(colors)] * f)
+    return np.asarray(colors[low] * (1.0 - f) + colors[(low + 1) % len(colors)] * f, dtype=np.float32)
