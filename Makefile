@@ -37,7 +37,7 @@ docs: $(STAMP) ## write the reference pages of docs/ from the code
 	$(BIN)/python docs/make_reference.py
 
 clean: ## remove build outputs and caches (.venv and runs/ stay)
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache site
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
 
 $(STAMP): pyproject.toml constraints.txt
