@@ -106,7 +106,7 @@ class UniformSampler:
                 if slot == len(episodes):
                     episodes.append(entry)
                 index += [slot] * group.rows_per_episode
-                rows += _draw_rows(self._valid_rows(entry), group.rows_per_episode, rng)
+                rows += _draw_rows(self._store.valid_rows(entry), group.rows_per_episode, rng)
         episode_index = np.array(index, np.int64)
         out = self._store.read_rows(self._step_fields, episodes, episode_index, np.array(rows, np.int64))
         out["episode_index"] = episode_index
@@ -126,14 +126,6 @@ class UniformSampler:
             raise StoreError(f"no row may be drawn for {query} in {self._store.root} as of {self._store.position()}")
         draws = rng.integers(0, ends[-1], size=group.rows // group.rows_per_episode)
         return [found[k] for k in np.searchsorted(ends, draws, side="right")]
-
-    def _valid_rows(self, entry: EpisodeEntry) -> NDArray[np.int64]:
-        if entry.valid_rows == entry.rows:
-            return np.arange(entry.rows)
-        label_valid = self._store.read_rows(
-            ["label_valid"], [entry], np.zeros(entry.rows, np.int64), np.arange(entry.rows)
-        )["label_valid"]
-        return np.flatnonzero(label_valid)
 
     def state(self) -> dict[str, Any]:
         """What `load` needs to go on with the same draws; JSON-ready."""

@@ -182,6 +182,7 @@ class Segment:
         self._array_of = {field: spec for spec in self._specs.values() for field in spec.fields}
         self._open: dict[str, NDArray[Any]] = {}
         self._cached: set[str] = set()
+        self._views: dict[str, NDArray[Any]] = {}
 
     @property
     def specs(self) -> dict[str, ArraySpec]:
@@ -241,10 +242,31 @@ class Segment:
         flat = np.frombuffer(buffer, spec.dtype, count=count * math.prod(spec.shape))
         return flat.reshape(count, *spec.shape)
 
+    def view(self, field: str, cache: bool = False) -> NDArray[Any]:
+        """All entries of one field as they are stored, read-only: its columns, bits, or the array itself.
+
+        Args:
+            field: name.
+            cache: hold it in RAM where it is small (columns and bits); images stay mapped.
+
+        Raises:
+            StoreError: as in `spec_of` and `stored`.
+        """
+        view = self._views.get(field)
+        if view is None:
+            spec = self.spec_of(field)
+            view = self.stored(spec.name, cache and spec.form != "plain")
+            if spec.form == "columns":
+                start, shape = spec.fields[field]
+                view = view[:, start : start + math.prod(shape)].reshape(len(view), *shape)
+            self._views[field] = view
+        return view
+
     def read(self, field: str, start: int, stop: int) -> NDArray[Any]:
         """Entries start..stop of a field, a copy (stop - start, *field shape)."""
+        stored = self.view(field)[start:stop]
         spec = self.spec_of(field)
-        return np.array(spec.decode(self.stored(spec.name)[start:stop], field))
+        return spec.decode(stored, field) if spec.form == "bits" else np.array(stored)
 
     def read_episode(self, meta: EpisodeMeta, slot: int, start: int, rows: int) -> Episode:
         """The checked record of the episode with number `slot`, which has `rows` rows from row `start` on."""
@@ -258,4 +280,5 @@ class Segment:
         self._usage.files -= len(self._open) - len(self._cached)
         self._usage.cached_bytes -= sum(self._open[name].nbytes for name in self._cached)
         self._open.clear()
+        self._views.clear()
         self._cached.clear()

@@ -227,26 +227,33 @@ class Store:
         return {name: self._gather(name, episodes, index, at) for name in fields}
 
     def _gather(self, name: str, episodes: Sequence[EpisodeEntry], index: list[int], at: list[int]) -> NDArray[Any]:
-        segments = {e.segment: self.segment(e.segment) for e in episodes}
-        first = next(iter(segments.values()))
+        if not episodes:
+            raise StoreError(f"field {name} cannot be read: no episode was given")
+        cache = self._usage.cached_bytes < self._ram_bytes
+        first = self.segment(episodes[0].segment)
         spec, shape = first.spec_of(name), first.signature[name]
         sources: dict[str, NDArray[Any]] = {}
-        for path, segment in segments.items():
-            other = segment.spec_of(name)
-            if segment.signature[name] != shape:
-                raise StoreError(bad_value(f"shape of field {name} in {path}", segment.signature[name], str(shape)))
-            small = other.form != "plain" and self._usage.cached_bytes < self._ram_bytes
-            stored = segment.stored(other.name, cache=small)
-            begin, width = other.fields[name][0], int(np.prod(shape))
-            sources[path] = stored[:, begin : begin + width] if other.form == "columns" else stored
+        for e in episodes:
+            if e.segment not in sources:
+                segment = self.segment(e.segment)
+                sources[e.segment] = segment.view(name, cache)
+                if segment.signature[name] != shape:
+                    raise StoreError(
+                        bad_value(f"shape of field {name} in {e.segment}", segment.signature[name], str(shape))
+                    )
         by_episode = [sources[e.segment] for e in episodes]
         out = np.empty((len(at), *by_episode[0].shape[1:]), by_episode[0].dtype)
         # One copy per row straight into the answer: gathering by segment first would move images twice.
         for i, (k, row) in enumerate(zip(index, at, strict=True)):
             out[i] = by_episode[k][row]
-        if spec.form == "bits":
-            return spec.decode(out, name)
-        return out.reshape(len(at), *shape)
+        return spec.decode(out, name) if spec.form == "bits" else out
+
+    def valid_rows(self, entry: EpisodeEntry) -> NDArray[np.int64]:
+        """Rows of an episode that a sampler may draw, ascending: those with ``label_valid`` where it has that field."""
+        if entry.valid_rows == entry.rows:
+            return np.arange(entry.rows)
+        valid = self.segment(entry.segment).view("label_valid", self._usage.cached_bytes < self._ram_bytes)
+        return np.flatnonzero(valid[entry.start : entry.start + entry.rows])
 
     def segment(self, path: str) -> Segment:
         """An open segment by its path relative to the store; the least recently used are closed when many are open.
