@@ -79,6 +79,12 @@ class Display:
         print_report(report, self.console)
         return report
 
+    def report(self, report: dict[str, Any], directory: Path) -> None:
+        """The run is over: its table, and where everything is."""
+        print_report(report, self.console)
+        self.say(f"trained {report['wall_s']:.0f} s; report.json and pictures in {directory}/report, MLflow: ")
+        self.say(f"  mlflow ui --backend-store-uri sqlite:///{directory.resolve()}/mlflow.db")
+
     def tick(self) -> None:
         """Called often; draws now and then."""
         if time.monotonic() - self._drawn > (0.25 if self._live is not None else _LINE_EVERY_S):

@@ -20,8 +20,7 @@ from cluster.run_directory import RunDirectory
 from common.config import PhaseConfig, RunConfig
 from common.errors import CheckpointError
 from common.identity import PolicyVersion, weights_sha256
-from common.networks.servo_net import ServoNet
-from common.networks.weights import get_weights
+from common.networks.servo_net import initial_weights
 from learner.learners import build_learner
 
 
@@ -68,7 +67,7 @@ class Run:
     def __init__(self, program: Program, display: Display) -> None:
         self.program, self.config, self.display = program, program.config, display
         self.cut = Cut()
-        self.weights = initial_weights(self.config)
+        self.weights = initial_weights(self.config.network, self.config.seed)
         self.rounds: PhaseRounds | None = None
         self._number = 0
         self._began = time.monotonic()
@@ -244,13 +243,5 @@ def train(config: RunConfig, display: Display) -> dict[str, Any]:
                 run.run_phase()
             report = write_final_report(program, run.cut.stages, run.cut.wall_s)
             program.tracker.finish()
+        display.report(report, directory.path)
         return report
-
-
-def initial_weights(config: RunConfig) -> dict[str, Any]:
-    """Weights of a network that has learned nothing, by the run's seed alone."""
-    import torch
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        return get_weights(ServoNet(config.network))

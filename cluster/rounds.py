@@ -1,8 +1,8 @@
 """A round of each kind of phase: what is collected, what is learned from it, and what overlaps.
 
 Imitation collects the next round while it learns from those before it; RL and self-imitation learn from exactly the
-episodes of the weights that acted, so they collect first. When `learn` returns no task is under way, which is what makes
-the moment after it a place to cut.
+episodes of the weights that acted, so they collect first. When `learn` returns no task is under way, which makes the
+moment after it a place to cut.
 """
 
 from __future__ import annotations
@@ -73,38 +73,40 @@ class ImitationRounds(_Rounds):
 
     def __init__(self, program: Program, name: str, learner: PhaseLearner, lineage: int) -> None:
         super().__init__(program, name, learner, lineage)
-        self._sampler = UniformSampler(program.store, seed=program.config.seed, fields=IMITATION_FIELDS)
         self._updates = self._phase.imitation.updates_per_round
+        self._sampler = UniformSampler(program.store, program.config.seed, IMITATION_FIELDS)
 
     def prepare(self, round: int, weights: Weights, version: PolicyVersion) -> None:
         """Collect the first round; a resumed run's cut holds it already."""
         if round == 0:
-            self._program.fleet.run(self._tasks(0, version), weights)
+            self._program.fleet.run(self.tasks(0, version), weights)
 
     def learn(self, round: int, weights: Weights, version: PolicyVersion, tick: Callable[[], None]) -> Row:
         """Start collecting round + 1 with the current weights, learn from rounds <= `round`, wait for the collectors."""
         fleet, began = self._program.fleet, time.perf_counter()
         last = round + 1 >= self.total_rounds
-        work = None if last else fleet.start(self._tasks(round + 1, version), weights)
+        work = None if last else fleet.start(self.tasks(round + 1, version), weights)
+        row = self.update(round, tick)
+        learned = time.perf_counter()
+        if work is not None:
+            fleet.wait(work, tick)
+        return row | {"learn_s": learned - began - row["sample_s"], "wait_s": time.perf_counter() - learned}
+
+    def update(self, round: int, tick: Callable[[], None]) -> Row:
+        """The round's gradient steps, on what is committed of rounds <= `round`."""
         self._program.store.refresh()
         sampling, sums = 0.0, dict[str, float]()
         for k in range(self._updates):
             drew = time.perf_counter()
-            batch = self._sampler.batch(self._groups(round), step=round * self._updates + k)
+            batch = self._sampler.batch(self._groups(round), round * self._updates + k)
             sampling += time.perf_counter() - drew
             for key, value in self.learner.update(batch).items():
                 sums[key] = sums.get(key, 0.0) + float(value)
             # Between updates the driver hands out queued tasks, so that no collector idles for a whole round.
-            fleet.poll(0.0)
+            self._program.fleet.poll(0.0)
             tick()
-        learned = time.perf_counter()
-        if work is not None:
-            fleet.wait(work, tick)
-        waited = time.perf_counter() - learned
         row: Row = {key: value / self._updates for key, value in sums.items()}
-        samples = self._updates * self._phase.imitation.batch_size
-        seconds = {"learn_s": learned - began - sampling, "sample_s": sampling, "wait_s": waited}
-        return row | seconds | {"samples": samples}
+        return row | {"samples": self._updates * self._phase.imitation.batch_size, "sample_s": sampling}
 
     def cursors(self) -> dict[str, Any]:
         """State of the sampler."""
@@ -117,7 +119,8 @@ class ImitationRounds(_Rounds):
     def _dagger_from(self) -> int:
         return math.ceil(self._phase.imitation.dagger_start * self.total_rounds)
 
-    def _tasks(self, round: int, version: PolicyVersion) -> list[Task]:
+    def tasks(self, round: int, version: PolicyVersion) -> list[Task]:
+        """What a round collects: pairs always, DAgger from a share of the phase on."""
         settings = self._phase.imitation
         tasks = self._split("pairs", settings.scenes_per_round, round, None, policy="uniform")
         if settings.dagger_envs and round >= self._dagger_from():

@@ -1,0 +1,43 @@
+"""Draw an episode's start: a kind of scene, the scene, the desired camera and the start camera."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from actors.env import EpisodeStart
+from actors.poses import sample_cameras
+from actors.scenes import sample_scene
+from common.config import EnvConfig, SceneConfig
+from common.rng import Purpose, philox
+from common.scene import Shape
+
+
+def sample_start(
+    config: SceneConfig,
+    env_config: EnvConfig,
+    library: Sequence[Shape],
+    mix: Mapping[str, float],
+    *,
+    seed: int,
+    purpose: Purpose,
+    round: int,
+    env: int,
+) -> EpisodeStart:
+    """Draw one start; the same key gives the same start on every machine.
+
+    Args:
+        config: of the scenes.
+        env_config: field of view and lowest camera height.
+        library: shapes to choose from.
+        mix: weight of each kind of scene.
+        seed, purpose, round, env: key of the draw.
+    """
+    kinds = sorted(mix)
+    weights = [mix[k] for k in kinds]
+    # A stream of its own, so that the kind does not shift the numbers that the scene and the cameras draw.
+    rng = philox(seed, purpose, round=round, env=env, step=2**32)
+    kind = kinds[int(rng.choice(len(kinds), p=[w / sum(weights) for w in weights]))]
+    key = {"seed": seed, "purpose": purpose, "round": round, "env": env}
+    scene, goal_scene = sample_scene(config, library, kind=kind, **key)
+    goal, start, d_star = sample_cameras(config, env_config, scene, **key)
+    return EpisodeStart(scene, goal_scene, start, goal, d_star)

@@ -1,0 +1,53 @@
+"""`servofleet evaluate`: evaluate a run's newest weights, or a classical controller, on the held-out suite."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from cluster.evaluation import evaluate_stage
+from cluster.program import build_program
+from cluster.run_directory import RunDirectory
+from common.config import RunConfig
+from common.errors import CheckpointError
+from common.identity import PolicyVersion, weights_sha256
+from learner.checkpoint import Checkpoints
+from learner.report import print_report
+
+
+def evaluate_run(config: RunConfig, policy: str, *, as_json: bool) -> dict[str, Any]:
+    """Evaluate without touching the run: its directory is only read, the episodes go to a temporary store.
+
+    Args:
+        config: of the run; `config.dir` is where the weights come from, `config.evaluation` may differ.
+        policy: "learned" or a classical controller.
+        as_json: do not print the table.
+
+    Returns:
+        ``{"policy", "suite_sha256", "free": METRICS, "stopped": METRICS}``.
+
+    Raises:
+        CheckpointError: if the run has no complete checkpoint.
+    """
+    weights = version = None
+    if policy == "learned":
+        root = Path(config.dir) / "checkpoints"
+        found = Checkpoints(root, config.checkpoint.keep).latest() if root.exists() else None
+        if found is None:
+            raise CheckpointError(f"dir = {config.dir!r}: holds no complete checkpoint; `servofleet train` makes one")
+        _, arrays, state, _ = found
+        weights = {k.removeprefix("weights/"): v for k, v in arrays.items() if k.startswith("weights/")}
+        version = PolicyVersion(int(state["lineage"]), int(state["counter"]), weights_sha256(weights))
+    with tempfile.TemporaryDirectory(prefix="servofleet-evaluate-") as scratch:
+        aside = dataclasses.replace(config, dir=scratch)
+        with RunDirectory(aside) as directory, build_program(aside, directory) as program:
+            result = evaluate_stage(program, "evaluate", policy, weights, version, 0)
+            suite = program.suite.sha256
+    if not as_json:
+        report = {"experiment": config.experiment, "seed": config.seed, "wall_s": 0.0, "suite_sha256": suite}
+        print_report({**report, "stages": {policy: result}}, Console())
+    return {"policy": policy, "suite_sha256": suite, **result}
