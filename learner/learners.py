@@ -38,7 +38,6 @@ from learner.learner_state import (
 from learner.module import module_spec
 
 Metrics = dict[str, float]
-Data = Mapping[str, NDArray[Any]] | Sequence[Episode]
 
 
 def build_learner(config: RunConfig, phase_name: str) -> PhaseLearner:
@@ -62,11 +61,17 @@ def build_learner(config: RunConfig, phase_name: str) -> PhaseLearner:
 
 
 class PhaseLearner:
-    """What the driver knows of a learner."""
+    """What the driver knows of a learner.
+
+    Attributes:
+        METRICS: names of RLlib's and the loss's numbers that `update` returns.
+    """
+
+    METRICS: tuple[str, ...] = ()
 
     def __init__(self, phase: PhaseConfig, algorithm: AlgorithmConfig, config: RunConfig) -> None:
         self._phase = phase
-        # Finiteness is checked once per update on the loss and the gradient norm; RLlib's check is per parameter.
+        # `CheckedUpdates` looks at the loss and the gradient norm; RLlib would look at every parameter, and zero NaN.
         algorithm = algorithm.learners(num_learners=0, num_gpus_per_learner=0)
         algorithm.torch_skip_nan_gradients = True
         self._group = LearnerGroup(config=algorithm, module_spec=module_spec(config.network, phase.train))
@@ -87,7 +92,7 @@ class PhaseLearner:
         """Learn from what the phase's sampler gives; see the subclasses.
 
         Returns:
-            Means over the last minibatch's rows, by name.
+            Numbers of the last minibatch, by name.
 
         Raises:
             TrainingError: if a loss or gradient is not finite, or the learner gave no result.
@@ -152,11 +157,10 @@ class PhaseLearner:
         metrics = {}
         for key, value in results[0][DEFAULT_MODULE_ID].items():
             number = float(value.peek())
+            # Not finite: the explained variance of constant returns. Losses and gradients were checked already.
             if key in self.METRICS and math.isfinite(number):
                 metrics[key] = number
         return metrics | {"gradient_steps": float(self._learner.gradient_steps - steps)}
-
-    METRICS: tuple[str, ...] = ()
 
 
 class ImitationPhase(PhaseLearner):

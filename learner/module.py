@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from typing import Any
 
 import gymnasium as gym
@@ -16,6 +17,9 @@ from torch import Tensor
 from common.config import NetworkConfig
 from common.errors import ConfigError, bad_value
 from common.networks.servo_net import ServoNet
+
+# Ray 2.60's own RLModule builds its own deprecated RLModuleConfig, and warns the user of it.
+logging.getLogger("ray._common.deprecation").addFilter(lambda record: "RLModuleConfig" not in record.getMessage())
 
 IMAGE, GOAL_IMAGE, EPISODE_INDEX = "image", "goal_image", "episode_index"
 ENCODING, TWIST = "encoding", "twist"

@@ -32,7 +32,7 @@ def set_weights(net: nn.Module, weights: Mapping[str, NDArray[Any]]) -> None:
         missing, unknown = sorted(set(state) - set(weights)), sorted(set(weights) - set(state))
         raise CheckpointError(f"network weights do not fit: missing {missing[:3]}, unknown {unknown[:3]}")
     for name, tensor in state.items():
-        have = torch.as_tensor(np.asarray(weights[name]))
+        have = torch.from_numpy(np.array(weights[name]))
         if have.shape != tensor.shape or have.dtype != tensor.dtype:
             raise CheckpointError(
                 f"network weights {name} = {have.dtype} {tuple(have.shape)}: "
@@ -40,7 +40,7 @@ def set_weights(net: nn.Module, weights: Mapping[str, NDArray[Any]]) -> None:
             )
     with torch.no_grad():
         for name, tensor in state.items():
-            tensor.copy_(torch.as_tensor(np.asarray(weights[name])))
+            tensor.copy_(torch.from_numpy(np.array(weights[name])))
 
 
 def encoder_sha256(weights: Mapping[str, NDArray[Any]]) -> str:
