@@ -22,7 +22,8 @@ PACKAGES = ("common", "replay", "actors", "learner", "cluster", "configs")
 MAX_LINES = 350
 # File -> why it may be longer.
 LONG_FILES = {
-    "actors/warp_kernels.py": "the kernels of one rasteriser, which call each other and are compiled as one module"
+    "actors/warp_kernels.py": "the kernels of one rasteriser, which call each other and are compiled as one module",
+    "tests/actors/test_warp_renderer.py": "all its tests share one set of scenes and one compiled renderer",
 }
 
 
