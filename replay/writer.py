@@ -75,7 +75,8 @@ class SegmentWriter:
         return self._seq
 
     def append(self, episode: Episode) -> list[Ack]:
-        """Take an episode in, and commit the segment it fills, if it fills one.
+        """Take an episode in, and commit the segment it fills, if it fills one. Its arrays must not be changed until
+        it is acknowledged.
 
         Returns:
             One ack per episode that was committed by this call; often none.
@@ -117,7 +118,7 @@ class SegmentWriter:
     def _commit(self, key: str) -> list[Ack]:
         episodes = self._buffers[key]
         pool = self._io()
-        hashes = list(pool.map(Episode.sha256, episodes))
+        hashing = pool.map(Episode.sha256, episodes)  # runs while the disk is waited for
         try:
             segment = self._new_folder()
             try:
@@ -127,6 +128,7 @@ class SegmentWriter:
                 # Nothing can refer to it yet; on a full disk the space matters.
                 shutil.rmtree(segment, ignore_errors=True)
                 raise
+            hashes = list(hashing)
             starts = np.cumsum([0, *(e.num_rows for e in episodes)])
             body = {
                 "writer": self._id,
