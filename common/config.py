@@ -294,7 +294,8 @@ def changed_fixed(old: dict[str, Any], new: RunConfig) -> list[tuple[str, Any, A
     """
     current = {name: value for name, value, field in walk(new) if field.metadata.get("resume") == "fixed"}
     names = [n for n in current if n not in old or old[n] != current[n]]
-    gone = [n for n in old if n.startswith("phases.") and n not in {name for name, _, _ in walk(new)}]
+    still_there = {name for name, _, _ in walk(new)}
+    gone = [n for n in old if n.startswith("phases.") and n not in still_there]
     return [(n, old.get(n), current.get(n)) for n in names + gone]
 
 

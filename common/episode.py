@@ -220,8 +220,8 @@ def check_episode(episode: Episode) -> None:
 
 def _check_array(field: Field, array: NDArray[Any], lengths: dict[str, int]) -> None:
     if not isinstance(array, np.ndarray) or array.dtype != np.dtype(field.dtype):
-        seen = getattr(array, "dtype", type(array).__name__)
-        raise SchemaError(bad_value(f"dtype of field {field.name}", str(seen), field.dtype))
+        seen = str(array.dtype) if isinstance(array, np.ndarray) else f"no array but {type(array).__name__}"
+        raise SchemaError(bad_value(f"dtype of field {field.name}", seen, field.dtype))
     dims: tuple[str | int, ...] = (("rows",) if field.level == "step" else ()) + field.dims
     ok = array.ndim == len(dims)
     if ok:

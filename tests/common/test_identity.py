@@ -40,9 +40,16 @@ def test_bad_parts_are_refused_by_name(change, named):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "run/0000/il/00000000", "run/0/il/00000000/000000", "run/000x/il/00000000/000000",
-     "run/0000/il/00000000/000000/", "run/0000/il/00000000/\u0660\u0660\u0660\u0660\u0660\u0660", "run/0000/il/-0000001/000000"],
-)  # fmt: skip
+    [
+        "",
+        "run/0000/il/00000000",
+        "run/0/il/00000000/000000",
+        "run/000x/il/00000000/000000",
+        "run/0000/il/00000000/000000/",
+        "run/0000/il/00000000/\u0660\u0660\u0660\u0660\u0660\u0660",
+        "run/0000/il/-0000001/000000",
+    ],
+)
 def test_other_texts_are_no_ids(text):
     with pytest.raises(SchemaError, match="episode id"):
         EpisodeId.parse(text)
