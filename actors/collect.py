@@ -202,7 +202,7 @@ def _evaluation(shop: Workshop, task: Task) -> Iterator[Episode]:
     settings = shop.config.evaluation
     starts = held_out_suite(shop.config).starts[task.first_env : task.last_env]
     policy: Policy = shop.policy if task.policy == "learned" else make_policy(task.policy)
-    env, starts, track, goal = _run(shop, task, starts, RewardConfig(), settings.steps, policy)
+    env, _, track, goal = _run(shop, task, starts, RewardConfig(), settings.steps, policy)
     keep = ("world_T_cam", "action", "twist_applied", "action_valid", "terminated", "truncated", "iou")
     yield from _episodes(shop, task, env, starts, {k: track[k] for k in keep}, goal)
 

@@ -134,7 +134,8 @@ class ServoEnv:
         target = self._target_ids[:, None, None]
         rgb = depth = image_mask = mask = None
         if image or geometry:
-            channels: list[Channel] = (["rgb"] if image else []) + (["instance_id", "depth"] if geometry else [])
+            wanted: dict[Channel, bool] = {"rgb": image, "instance_id": geometry, "depth": geometry}
+            channels = [channel for channel, on in wanted.items() if on]
             frames = self._render(poses, self.intrinsics, size, channels)
             rgb, depth = frames.rgb, frames.depth
             image_mask = None if frames.instance_id is None else frames.instance_id == target

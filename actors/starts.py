@@ -37,7 +37,6 @@ def sample_start(
     # A stream of its own, so that the kind does not shift the numbers that the scene and the cameras draw.
     rng = philox(seed, purpose, round=round, env=env, step=2**32)
     kind = kinds[int(rng.choice(len(kinds), p=[w / sum(weights) for w in weights]))]
-    key = {"seed": seed, "purpose": purpose, "round": round, "env": env}
-    scene, goal_scene = sample_scene(config, library, kind=kind, **key)
-    goal, start, d_star = sample_cameras(config, env_config, scene, **key)
+    scene, goal_scene = sample_scene(config, library, kind=kind, seed=seed, purpose=purpose, round=round, env=env)
+    goal, start, d_star = sample_cameras(config, env_config, scene, seed=seed, purpose=purpose, round=round, env=env)
     return EpisodeStart(scene, goal_scene, start, goal, d_star)

@@ -7,6 +7,7 @@ same episodes under the same ids, so a task may be repeated anywhere after a fai
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Literal
 
 from common.identity import PolicyVersion
@@ -72,5 +73,5 @@ def split(kind: TaskKind, envs: int, shards: int, **common: object) -> list[Task
     edges = [envs * i // shards for i in range(shards + 1)]
     return [
         Task(kind=kind, first_env=a, last_env=b, **common)  # type: ignore[arg-type]
-        for a, b in zip(edges[:-1], edges[1:], strict=True)
+        for a, b in itertools.pairwise(edges)
     ]

@@ -31,7 +31,8 @@ from common.config import RunConfig
 from common.episode import Episode
 from common.identity import PolicyVersion, weights_sha256
 from common.networks.servo_net import ServoNet, initial_weights
-from learner.batches import IMITATION_FIELDS, imitation_tensors
+from learner.batches import IMITATION_FIELDS, imitation_batch
+from learner.imitation import imitation_losses
 from learner.learners import build_learner
 from replay.samplers import Group, UniformSampler
 from replay.store import open_store
@@ -68,7 +69,8 @@ def bench_pipeline(config: RunConfig, *, repeats: int, as_json: bool) -> dict[st
 
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
-    names = [line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return {
         "cpu": names[0] if names else platform.machine(),
         "cpus": len(os.sched_getaffinity(0)),
@@ -259,15 +261,17 @@ def _learning(config: RunConfig, episodes: list[Episode], repeats: int) -> list[
 
     net = ServoNet(config.network)
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4, fused=True)
-    tensors = imitation_tensors(batch)
+    tensors = {name: torch.from_numpy(array) for name, array in imitation_batch(batch).items()}
+    noise = torch.Generator().manual_seed(0)
 
     def plain() -> int:
         # The same network and losses in a bare loop over preloaded tensors.
-        from learner.imitation import imitation_losses
-
         for _ in range(updates):
             optimizer.zero_grad(set_to_none=True)
-            loss = imitation_losses(net, tensors, settings)
+            goal = net.encode_image(tensors["goal_image"])
+            encoding = net.fuse(net.encode_image(tensors["image"]), goal.gather(tensors["episode_index"]))
+            encoding.goal_seg_logits = goal.seg_logits
+            loss, _ = imitation_losses(net, encoding, net.regress(encoding.z), tensors, settings, noise)
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(net.parameters(), settings.grad_clip)
             optimizer.step()

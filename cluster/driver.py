@@ -108,6 +108,7 @@ class Run:
             learner_arrays = {k.removeprefix("learner/"): v for k, v in arrays.items() if k.startswith("learner/")}
             self.rounds.learner.load_state(learner_arrays, self.cut.learner)
             self.rounds.load_cursors(self.cut.sampler)
+            self.weights = self.rounds.learner.get_weights()
         self.display.say(f"resuming from checkpoint {self._number}: {self.where()}")
 
     def where(self) -> str:
@@ -176,6 +177,8 @@ class Run:
         name = self.config.schedule[self.cut.phase]
         learner = build_learner(self.config, name)
         learner.set_weights(self.weights)
+        # A phase may enter with another exploration std than the last one left; what acts must be what learns.
+        self.weights = learner.get_weights()
         self.rounds = make_rounds(self.program, name, learner, self.cut.lineage)
 
     def _leave_phase(self, name: str, phase: PhaseConfig) -> None:

@@ -48,7 +48,7 @@ def write_final_report(program: Program, stages: dict[str, Any], wall_s: float) 
         pick = np.linspace(0, len(film.steps) - 1, _STRIP_FRAMES).round().astype(int)
         steps = [film.steps[i] for i in pick]
         write_film_strip(path.with_suffix(".png"), film.goal, film.stages, film.frames[:, pick], steps, shades[:, pick])
-    report = {
+    report: dict[str, Any] = {
         "experiment": config.experiment,
         "seed": config.seed,
         "wall_s": round(wall_s, 1),

@@ -82,7 +82,7 @@ class ImitationRounds(_Rounds):
             self._program.fleet.run(self.tasks(0, version), weights)
 
     def learn(self, round: int, weights: Weights, version: PolicyVersion, tick: Callable[[], None]) -> Row:
-        """Start collecting round + 1 with the current weights, learn from rounds <= `round`, wait for the collectors."""
+        """Start collecting round + 1 with the weights given, learn from rounds <= `round`, wait for the collectors."""
         fleet, began = self._program.fleet, time.perf_counter()
         last = round + 1 >= self.total_rounds
         work = None if last else fleet.start(self.tasks(round + 1, version), weights)

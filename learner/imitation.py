@@ -13,7 +13,7 @@ from torch import Tensor
 
 from common.config import ImitationConfig, PhaseConfig
 from common.networks.losses import masked_mean, matching_loss, regression_loss, segmentation_loss
-from common.networks.servo_net import ServoNet
+from common.networks.servo_net import Encoding, ServoNet, TwistPrediction
 from learner.checked_updates import CheckedUpdates
 from learner.module import ENCODING, TWIST
 
@@ -87,39 +87,12 @@ class ImitationLearner(CheckedUpdates):
     def compute_loss_for_module(
         self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]
     ) -> Tensor:
-        """L_norm + loss_dir L_dir + loss_diff L_diff + loss_seg L_seg + loss_match L_match.
-
-        The batch holds, besides the images: mask bool (B, H, W), goal_mask bool (E, H, W), match (B, G, G, 2),
-        expert_twist (B, 6), label_valid bool (B,), x0 (B, 6). Rows with a larger expert twist than max_label_norm, and
-        those without a valid label, teach segmentation and matching only.
-        """
-        settings, encoding, predicted = self._settings, fwd_out[ENCODING], fwd_out[TWIST]
-        target, x0 = batch["expert_twist"], batch["x0"]
-        # So written that a NaN in a valid row is kept, and found in the loss.
-        valid = batch["label_valid"] & ~(target.norm(dim=1) > settings.max_label_norm)
-        regression = regression_loss(predicted, target, valid)
-        seg = 0.5 * segmentation_loss(encoding.seg_logits, batch["mask"])
-        seg = seg + 0.5 * segmentation_loss(encoding.goal_seg_logits, batch["goal_mask"])
-        match = matching_loss(encoding.match_logits, batch["match"])
-        loss = regression.norm + settings.loss_dir * regression.direction
-        loss = loss + settings.loss_seg * seg + settings.loss_match * match
-        metrics = {
-            "loss_norm": regression.norm,
-            "loss_dir": regression.direction,
-            "loss_seg": seg,
-            "loss_match": match,
-            "label_share": valid.float().mean(),
-        }
-        net = self.net
-        if net.diffusion is not None:
-            shape = (len(x0), settings.diffusion_draws)
-            level = torch.randint(0, net.diffusion.levels, shape, generator=self.generator, device=x0.device)
-            noise = torch.randn((*shape, 6), generator=self.generator, device=x0.device)
-            errors = net.diffusion.errors(encoding.z, x0, level, noise).mean(dim=(1, 2))
-            metrics["loss_diff"] = masked_mean(errors, valid)
-            loss = loss + settings.loss_diff * metrics["loss_diff"]
+        """`imitation_losses` of the batch."""
+        loss, metrics = imitation_losses(
+            self.net, fwd_out[ENCODING], fwd_out[TWIST], batch, self._settings, self.generator
+        )
         self.metrics.log_dict({k: v.item() for k, v in metrics.items()}, key=module_id, window=1)
-        self.rows_learned += len(x0)
+        self.rows_learned += len(batch["x0"])
         return loss
 
     def apply_gradients(self, gradients_dict: dict[Any, Tensor]) -> None:
@@ -134,6 +107,53 @@ class ImitationLearner(CheckedUpdates):
     def _settings(self) -> ImitationConfig:
         settings: ImitationConfig = self.config.learner_config_dict["settings"]
         return settings
+
+
+def imitation_losses(
+    net: ServoNet,
+    encoding: Encoding,
+    predicted: TwistPrediction,
+    batch: Mapping[str, Tensor],
+    settings: ImitationConfig,
+    generator: torch.Generator,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """L_norm + loss_dir L_dir + loss_diff L_diff + loss_seg L_seg + loss_match L_match, and its parts by name.
+
+    Args:
+        net: the network that made `encoding` and `predicted` of the batch's images.
+        encoding: of B pairs; its goal_seg_logits are of the E goals.
+        predicted: regressed twists of the B pairs.
+        batch: mask bool (B, H, W), goal_mask bool (E, H, W), match (B, G, G, 2), expert_twist (B, 6), label_valid bool
+            (B,), x0 (B, 6).
+        settings: loss weights, max_label_norm, diffusion_draws.
+        generator: of the diffusion's levels and noise.
+
+    Rows without a valid label, and those with a larger expert twist than max_label_norm, teach segmentation, matching and
+    the pose, but no twist.
+    """
+    target, x0 = batch["expert_twist"], batch["x0"]
+    valid = batch["label_valid"] & ~(target.norm(dim=1) > settings.max_label_norm)
+    regression = regression_loss(predicted, target, valid)
+    seg = 0.5 * segmentation_loss(encoding.seg_logits, batch["mask"])
+    seg = seg + 0.5 * segmentation_loss(encoding.goal_seg_logits, batch["goal_mask"])
+    match = matching_loss(encoding.match_logits, batch["match"])
+    loss = regression.norm + settings.loss_dir * regression.direction
+    loss = loss + settings.loss_seg * seg + settings.loss_match * match
+    metrics = {
+        "loss_norm": regression.norm,
+        "loss_dir": regression.direction,
+        "loss_seg": seg,
+        "loss_match": match,
+        "label_share": valid.float().mean(),
+    }
+    if net.diffusion is not None:
+        shape = (len(x0), settings.diffusion_draws)
+        level = torch.randint(0, net.diffusion.levels, shape, generator=generator, device=x0.device)
+        noise = torch.randn((*shape, 6), generator=generator, device=x0.device)
+        errors = net.diffusion.errors(encoding.z, x0, level, noise).mean(dim=(1, 2))
+        metrics["loss_diff"] = masked_mean(errors, valid)
+        loss = loss + settings.loss_diff * metrics["loss_diff"]
+    return loss, metrics
 
 
 def averaged_weights(learner: ImitationLearner, weights: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
