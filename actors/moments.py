@@ -62,17 +62,33 @@ def moment_twist(now: F64, goal: F64, angle_before: F64) -> tuple[F64, F64]:
         angle_before: (N,) [rad] orientation error of the previous step; 0 at the first.
     """
     visible = (now[:, 0] > 0.0) & (goal[:, 0] > 0.0)
-    a, x, y, n20, n11, n02 = np.where(visible[:, None], now, 1.0).T
-    a_goal, x_goal, y_goal, *_ = np.where(visible[:, None], goal, 1.0).T
-    a_n = np.sqrt(a_goal / a)
+    now_safe, goal_safe = np.where(visible[:, None], now, 1.0), np.where(visible[:, None], goal, 1.0)
     raw = _orientation(now) - _orientation(goal)
     angle = np.where(visible, raw - np.pi * np.round((raw - angle_before) / np.pi), angle_before)
-    error = np.stack([a_n * x - x_goal, a_n * y - y_goal, a_n - 1.0, angle], axis=-1)
     certain = np.minimum(_eccentricity(now), _eccentricity(goal))
-    error[:, 3] *= certain**2 / (certain**2 + _HALF_ECCENTRICITY**2)
+    weight = certain**2 / (certain**2 + _HALF_ECCENTRICITY**2)
+    distance = patch_features(now_safe, goal_safe) - patch_features(goal_safe, goal_safe)
+    error = np.concatenate([distance, (weight * angle)[:, None]], axis=-1)
+    twist = -(np.linalg.pinv(interaction_matrix(now_safe, goal_safe)) @ error[..., None])[..., 0]
+    return np.where(visible[:, None], twist, 0.0), angle
+
+
+def patch_features(now: F64, goal: F64) -> F64:
+    """``[x_n, y_n, a_n]`` (N, 3) of moments (N, 6); `goal` gives the desired area."""
+    a_n = np.sqrt(goal[:, 0] / now[:, 0])
+    return np.stack([a_n * now[:, 1], a_n * now[:, 2], a_n], axis=-1)
+
+
+def interaction_matrix(now: F64, goal: F64) -> F64:
+    """Rates (N, 4, 6) of ``[x_n, y_n, a_n, theta]`` per normalised twist, for a patch parallel to the image.
+
+    The row of theta keeps only its main part: turning about the optical axis.
+    """
+    _, x, y, n20, n11, n02 = now.T
+    a_n = np.sqrt(goal[:, 0] / now[:, 0])
     e20, e11, e02 = 4.0 * n20 - 0.5 * x * x, 4.0 * n11 - 0.5 * x * y, 4.0 * n02 - 0.5 * y * y
-    one, zero = np.ones_like(a), np.zeros_like(a)
-    interaction = np.stack(
+    one, zero = np.ones_like(x), np.zeros_like(x)
+    return np.stack(
         [
             np.stack([-one, zero, zero, a_n * e11, -a_n * (1.0 + e20), a_n * y], axis=-1),
             np.stack([zero, -one, zero, a_n * (1.0 + e02), -a_n * e11, -a_n * x], axis=-1),
@@ -81,8 +97,6 @@ def moment_twist(now: F64, goal: F64, angle_before: F64) -> tuple[F64, F64]:
         ],
         axis=1,
     )
-    twist = -(np.linalg.pinv(interaction) @ error[..., None])[..., 0]
-    return np.where(visible[:, None], twist, 0.0), angle
 
 
 def _orientation(moments: F64) -> F64:

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.classical import NAMES, NearestGoalPolicy, make_policy, nearest_goal
-from actors.moments import image_moments, moment_twist
+from actors.moments import image_moments, interaction_matrix, moment_twist, patch_features
 from actors.rewards import mask_iou
 from common.errors import ConfigError
 from common.geometry import integrate_twist, intrinsics_from_fov, inverse_pose, look_at, make_pose, so3_exp
@@ -176,24 +176,24 @@ def test_moments_are_those_of_the_rectangle():
 
 
 def test_interaction_matrix_agrees_with_finite_differences():
-    """A unit twist changes each feature as the law assumes, for a patch parallel to the image."""
-    goal = image_moments(_patch_mask(DOWN, 512)[None], intrinsics_from_fov(0.9, 512, 512)[None])
-    start = integrate_twist(DOWN, np.array([0.06, -0.04, 0.05, 0, 0, 0.4]), 1.0)
-    twist, angle = moment_twist(_moments(start), goal, np.zeros(1))
-    moved = integrate_twist(start, denormalise_twist(twist[0], D_STAR), 0.05)
-    _, angle_after = moment_twist(_moments(moved), goal, angle)
-    before, after = _features(_moments(start), goal), _features(_moments(moved), goal)
-    np.testing.assert_allclose(after / before, 0.95, atol=0.03)
-    assert angle_after[0] / angle[0] == pytest.approx(0.95, abs=0.015)
+    """Each unit twist changes each feature as the law assumes, for a large patch parallel to the image."""
+    goal = _moments(DOWN)
+    start = integrate_twist(DOWN, np.array([0.05, -0.04, 0.03, 0, 0, 0.4]), 1.0)
+    matrix = interaction_matrix(_moments(start), goal)[0]
+    h = 0.03
+    for axis, twist in enumerate(np.eye(6)):
+        ahead, behind = (integrate_twist(start, denormalise_twist(twist, D_STAR), s) for s in (h, -h))
+        rate = (patch_features(_moments(ahead), goal) - patch_features(_moments(behind), goal)) / (2 * h)
+        np.testing.assert_allclose(matrix[:3, axis], rate[0], atol=0.01)
+    # The last feature is the orientation: a turn about the optical axis moves it back by as much.
+    _, before = moment_twist(_moments(start), goal, np.zeros(1))
+    _, after = moment_twist(_moments(integrate_twist(start, np.array([0, 0, 0, 0, 0, 1.0]), 0.1)), goal, before)
+    assert before[0] == pytest.approx(-0.4, abs=0.01) and after[0] - before[0] == pytest.approx(-0.1, abs=0.01)
 
 
 def _moments(pose):
-    return image_moments(_patch_mask(pose, 512)[None], intrinsics_from_fov(0.9, 512, 512)[None])
-
-
-def _features(now, goal):
-    a_n = np.sqrt(goal[0, 0] / now[0, 0])
-    return np.array([a_n * now[0, 1] - goal[0, 1], a_n * now[0, 2] - goal[0, 2], a_n - 1.0])
+    mask = _patch_mask(pose, 512, half=(0.18, 0.09))
+    return image_moments(mask[None], intrinsics_from_fov(0.9, 512, 512)[None])
 
 
 def test_orientation_does_not_change_its_mind_at_a_quarter_turn_and_counts_less_when_round():
