@@ -17,6 +17,17 @@ does not depend on the order of tasks. Arrays are flat; the inner loops read the
 
 import warp as wp
 
+from actors.warp_native import (
+    ground_row,
+    raster_row,
+    read_f32,
+    read_i32,
+    texel,
+    write_f32,
+    write_i32,
+    write_rgb,
+)
+
 wp.set_module_options({"enable_backward": False})
 
 NEAR = 0.01  # metres; nothing nearer than this is drawn
@@ -26,58 +37,6 @@ _NEAR = wp.constant(wp.float64(NEAR))
 _MAX_INVERSE = wp.constant(1.0 / NEAR)
 _MIN_INVERSE = wp.constant(1.0 / GROUND_DEPTH)
 _SKY = wp.constant(wp.uint32((225 << 16) | (205 << 8) | 185))
-
-
-@wp.func_native("return a.data[i];")
-def _f32(a: wp.array(dtype=wp.float32), i: int) -> float: ...
-
-
-@wp.func_native("return a.data[i];")
-def _i32(a: wp.array(dtype=wp.int32), i: int) -> int: ...
-
-
-@wp.func_native("a.data[i] = v;")
-def _put_f32(a: wp.array(dtype=wp.float32), i: int, v: float): ...
-
-
-@wp.func_native("a.data[i] = v;")
-def _put_i32(a: wp.array(dtype=wp.int32), i: int, v: int): ...
-
-
-@wp.func_native(
-    """
-    unsigned char* p = a.data + i;
-    p[0] = (unsigned char)c; p[1] = (unsigned char)(c >> 8); p[2] = (unsigned char)(c >> 16);
-    """
-)
-def _put_rgb(a: wp.array(dtype=wp.uint8), i: int, c: wp.uint32): ...
-
-
-# u and v are in texels, `size` is the texture's side (a power of two), `light` is 256 for the texel's own colour.
-# Weights are 1/256ths and add up to 256; red and blue share one multiplication.
-@wp.func_native(
-    """
-    const int fu = (int)floorf(u * 256.0f) - 128, fv = (int)floorf(v * 256.0f) - 128;
-    const unsigned mask = (unsigned)size - 1u;
-    const unsigned x0 = (unsigned)(fu >> 8) & mask, x1 = (x0 + 1u) & mask;
-    const unsigned y0 = ((unsigned)(fv >> 8) & mask) * (unsigned)size;
-    const unsigned y1 = (y0 + (unsigned)size) & (mask * (unsigned)size);
-    const unsigned a = (unsigned)fu & 255u, b = (unsigned)fv & 255u;
-    const unsigned w11 = (a * b + 128u) >> 8, w01 = a - w11, w10 = b - w11, w00 = 256u - a - b + w11;
-    const unsigned* t = texels.data + offset;
-    const unsigned c00 = t[y0 + x0], c01 = t[y0 + x1], c10 = t[y1 + x0], c11 = t[y1 + x1];
-    const unsigned m = 0xff00ffu;
-    const unsigned rb = (c00 & m) * w00 + (c01 & m) * w01 + (c10 & m) * w10 + (c11 & m) * w11;
-    const unsigned g = (c00 >> 8 & 255u) * w00 + (c01 >> 8 & 255u) * w01 + (c10 >> 8 & 255u) * w10
-                     + (c11 >> 8 & 255u) * w11;
-    unsigned r8 = ((rb & 0xffffu) * (unsigned)light + 0x8000u) >> 16;
-    unsigned b8 = ((rb >> 16) * (unsigned)light + 0x8000u) >> 16;
-    unsigned g8 = (g * (unsigned)light + 0x8000u) >> 16;
-    r8 = r8 > 255u ? 255u : r8; g8 = g8 > 255u ? 255u : g8; b8 = b8 > 255u ? 255u : b8;
-    return r8 | (g8 << 8) | (b8 << 16);
-    """
-)
-def _texel(texels: wp.array(dtype=wp.uint32), offset: int, size: int, u: float, v: float, light: int) -> wp.uint32: ...
 
 
 @wp.func
@@ -263,11 +222,15 @@ def draw(
     x0, x1, y0, y1 = int(width), int(0), int(row1), int(row0)
     for t in range(count):
         b = (slots + t) * 4
-        if _i32(boxes, b + 1) > _i32(boxes, b) and _i32(boxes, b + 2) < row1 and _i32(boxes, b + 3) > row0:
-            x0 = wp.min(x0, _i32(boxes, b))
-            x1 = wp.max(x1, _i32(boxes, b + 1))
-            y0 = wp.min(y0, _i32(boxes, b + 2))
-            y1 = wp.max(y1, _i32(boxes, b + 3))
+        if (
+            read_i32(boxes, b + 1) > read_i32(boxes, b)
+            and read_i32(boxes, b + 2) < row1
+            and read_i32(boxes, b + 3) > row0
+        ):
+            x0 = wp.min(x0, read_i32(boxes, b))
+            x1 = wp.max(x1, read_i32(boxes, b + 1))
+            y0 = wp.min(y0, read_i32(boxes, b + 2))
+            y1 = wp.max(y1, read_i32(boxes, b + 3))
     y0 = wp.max(y0, row0)
     y1 = wp.min(y1, row1)
     for i in range(y0, y1):
@@ -275,80 +238,56 @@ def draw(
         base = g0 + gi * float(i)
         for j in range(x0, x1):
             inverse = base + gj * float(j)
-            _put_f32(near_buffer, at + j, wp.where(inverse > _MIN_INVERSE, inverse, 0.0))
-            _put_i32(tri_buffer, at + j, -1)
+            write_f32(near_buffer, at + j, wp.where(inverse > _MIN_INVERSE, inverse, 0.0))
+            write_i32(tri_buffer, at + j, -1)
 
     for t in range(count):
         b = (slots + t) * 4
-        tx0, tx1 = _i32(boxes, b), _i32(boxes, b + 1)
-        ty0, ty1 = wp.max(_i32(boxes, b + 2), row0), wp.min(_i32(boxes, b + 3), row1)
+        tx0, tx1 = read_i32(boxes, b), read_i32(boxes, b + 1)
+        ty0, ty1 = wp.max(read_i32(boxes, b + 2), row0), wp.min(read_i32(boxes, b + 3), row1)
         if tx1 > tx0 and ty1 > ty0:
             c = (slots + t) * COEFS
-            a0, a1, a2 = _f32(coefs, c), _f32(coefs, c + 3), _f32(coefs, c + 6)
-            aj0, aj1, aj2 = _f32(coefs, c + 1), _f32(coefs, c + 4), _f32(coefs, c + 7)
-            ai0, ai1, ai2 = _f32(coefs, c + 2), _f32(coefs, c + 5), _f32(coefs, c + 8)
-            z0, zj, zi = _f32(coefs, c + 9), _f32(coefs, c + 10), _f32(coefs, c + 11)
+            a0, a1, a2 = read_f32(coefs, c), read_f32(coefs, c + 3), read_f32(coefs, c + 6)
+            aj0, aj1, aj2 = read_f32(coefs, c + 1), read_f32(coefs, c + 4), read_f32(coefs, c + 7)
+            ai0, ai1, ai2 = read_f32(coefs, c + 2), read_f32(coefs, c + 5), read_f32(coefs, c + 8)
+            z0, zj, zi = read_f32(coefs, c + 9), read_f32(coefs, c + 10), read_f32(coefs, c + 11)
             for i in range(ty0, ty1):
                 y = float(i)
                 r0, r1, r2, rz = a0 + ai0 * y, a1 + ai1 * y, a2 + ai2 * y, z0 + zi * y
                 at = scratch + i * width
-                for j in range(tx0, tx1):
-                    x = float(j)
-                    if r0 + aj0 * x >= 0.0 and r1 + aj1 * x >= 0.0 and r2 + aj2 * x >= 0.0:
-                        inverse = rz + zj * x
-                        if inverse > _f32(near_buffer, at + j) and inverse <= _MAX_INVERSE:
-                            _put_f32(near_buffer, at + j, inverse)
-                            _put_i32(tri_buffer, at + j, t)
+                raster_row(near_buffer, tri_buffer, at, tx0, tx1, t, r0, aj0, r1, aj1, r2, aj2, rz, zj, _MAX_INVERSE)
 
-    first = int(0)
-    last = int(width)
-    if want_rgb == 0 and want_depth == 0:
-        # Ids outside the object's box are zero already.
-        first, last, row0, row1 = x0, x1, y0, y1
     g_offset, g_size = ground_texture[env * 2], ground_texture[env * 2 + 1]
-    g_light = int(ground[g + 11])
-    gu, gu0, guj, gui = ground[g + 3], ground[g + 4], ground[g + 5], ground[g + 6]
-    gv, gv0, gvj, gvi = ground[g + 7], ground[g + 8], ground[g + 9], ground[g + 10]
     for i in range(row0, row1):
-        y = float(i)
         row = (frame * height + i) * width
+        if want_rgb != 0:
+            ground_row(rgb, row, i, width, frame, ground, texels, g_offset, g_size, _MIN_INVERSE, _MAX_INVERSE, _SKY)
+        y = float(i)
+        base = g0 + gi * y
+        if want_depth != 0:
+            for j in range(width):
+                inverse = base + gj * float(j)
+                write_f32(
+                    depth, row + j, wp.where(inverse > _MIN_INVERSE and inverse <= _MAX_INVERSE, 1.0 / inverse, wp.inf)
+                )
         at = scratch + i * width
-        base, ubase, vbase = g0 + gi * y, gu0 + gui * y, gv0 + gvi * y
-        inside = i >= y0 and i < y1
-        for j in range(first, last):
-            x = float(j)
-            tri = int(-1)
-            inverse = float(0.0)
-            if inside and j >= x0 and j < x1:
-                tri = _i32(tri_buffer, at + j)
-                inverse = _f32(near_buffer, at + j)
-            else:
-                inverse = base + gj * x
+        last = wp.where(i >= y0 and i < y1, x1, x0)
+        for j in range(x0, last):
+            tri = read_i32(tri_buffer, at + j)
             if tri >= 0:
                 if want_id != 0:
-                    _put_i32(instance_id, row + j, _i32(instance, env * capacity + tri))
-                z = 1.0 / inverse
+                    write_i32(instance_id, row + j, read_i32(instance, env * capacity + tri))
+                z = 1.0 / read_f32(near_buffer, at + j)
                 if want_depth != 0:
-                    _put_f32(depth, row + j, z)
+                    write_f32(depth, row + j, z)
                 if want_rgb != 0:
+                    x = float(j)
                     c = (slots + tri) * COEFS
-                    u = (_f32(coefs, c + 12) + _f32(coefs, c + 13) * x + _f32(coefs, c + 14) * y) * z
-                    v = (_f32(coefs, c + 15) + _f32(coefs, c + 16) * x + _f32(coefs, c + 17) * y) * z
-                    light = (_f32(coefs, c + 18) + _f32(coefs, c + 19) * x + _f32(coefs, c + 20) * y) * z
+                    u = (read_f32(coefs, c + 12) + read_f32(coefs, c + 13) * x + read_f32(coefs, c + 14) * y) * z
+                    v = (read_f32(coefs, c + 15) + read_f32(coefs, c + 16) * x + read_f32(coefs, c + 17) * y) * z
+                    light = (read_f32(coefs, c + 18) + read_f32(coefs, c + 19) * x + read_f32(coefs, c + 20) * y) * z
                     k = (env * capacity + tri) * 2
-                    color = _texel(texels, _i32(texture, k), _i32(texture, k + 1), u, v, int(wp.max(light, 0.0) + 0.5))
-                    _put_rgb(rgb, (row + j) * 3, color)
-            elif inverse > _MIN_INVERSE and inverse <= _MAX_INVERSE:
-                z = 1.0 / inverse
-                if want_depth != 0:
-                    _put_f32(depth, row + j, z)
-                if want_rgb != 0:
-                    color = _texel(
-                        texels, g_offset, g_size, gu + z * (ubase + guj * x), gv + z * (vbase + gvj * x), g_light
+                    color = texel(
+                        texels, read_i32(texture, k), read_i32(texture, k + 1), u, v, int(wp.max(light, 0.0) + 0.5)
                     )
-                    _put_rgb(rgb, (row + j) * 3, color)
-            else:
-                if want_depth != 0:
-                    _put_f32(depth, row + j, wp.inf)
-                if want_rgb != 0:
-                    _put_rgb(rgb, (row + j) * 3, _SKY)
+                    write_rgb(rgb, (row + j) * 3, color)

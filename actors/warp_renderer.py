@@ -37,7 +37,7 @@ class WarpRenderer:
         """
         if max_envs < 1:
             raise SceneError(bad_value("max_envs", max_envs, ">= 1"))
-        wp.config.quiet = True
+        wp.config.log_level = max(wp.config.log_level, wp.LOG_WARNING)
         wp.init()
         self._device = wp.get_device(device)
         wp.load_module(warp_kernels, device=self._device)
