@@ -238,7 +238,7 @@ def draw(
         base = g0 + gi * float(i)
         for j in range(x0, x1):
             inverse = base + gj * float(j)
-            write_f32(near_buffer, at + j, wp.where(inverse > _MIN_INVERSE, inverse, 0.0))
+            write_f32(near_buffer, at + j, wp.where(inverse > _MIN_INVERSE and inverse <= _MAX_INVERSE, inverse, 0.0))
             write_i32(tri_buffer, at + j, -1)
 
     for t in range(count):

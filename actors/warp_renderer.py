@@ -109,6 +109,10 @@ class WarpRenderer:
             poses,
         )
 
+    def nbytes(self) -> int:
+        """Bytes of scenes and scratch on the device."""
+        return self._open_pool().nbytes() + sum(a.size * 4 for a in self._scratch.values())
+
     def close(self) -> None:
         """Free the pools; the renderer cannot be used afterwards."""
         self._pool = None

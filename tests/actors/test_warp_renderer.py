@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from actors.mesh_library import mesh_library
 from actors.shapes import Mesh, build_mesh
 from actors.warp_kernels import GROUND_DEPTH
 from actors.warp_renderer import WarpRenderer
@@ -343,7 +344,19 @@ def test_two_processes_render_the_same_bytes(renderer):
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
     )
-    assert done.stdout.split()[-1] == here
+    # Nothing else on stdout: commands print their JSON there.
+    assert done.stdout.strip() == here
+
+
+def test_a_large_renderer_stays_small():
+    """256 environments of the largest library shapes, all textured."""
+    library = mesh_library(0, 4, ["cube", "cylinder", "cone", "revolution"])
+    big = WarpRenderer(256)
+    big.reset(np.arange(256), [a_scene(an_object(library[i % 4], standing(library[i % 4]))) for i in range(256)])
+    assert big.nbytes() < 30_000_000
+    assert (big.render(np.arange(256), cameras_around(256), intrinsics(256, 8), (8, 8), ["depth"]).depth > 0.1).all()
+    assert big.nbytes() < 60_000_000
+    big.close()
 
 
 # ---------------------------------------------------------------- errors
