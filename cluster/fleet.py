@@ -19,6 +19,7 @@ from ray.exceptions import RayActorError
 from ray.rllib.utils.actor_manager import FaultTolerantActorManager
 
 from actors.tasks import Task, TaskResult
+from common.config import FleetConfig
 from common.errors import ServofleetError
 
 Weights = Mapping[str, NDArray[Any]]
@@ -71,26 +72,27 @@ class Work:
 class Fleet:
     """Collectors under Ray's FaultTolerantActorManager, one task in flight each."""
 
-    def __init__(
-        self, make_collector: Callable[[int], Any], size: int, task_timeout_s: float, max_restarts: int
-    ) -> None:
-        """Start the collectors.
+    def __init__(self, make_collector: Callable[[int], Any], config: FleetConfig) -> None:
+        """Start the collectors; returns before they answer.
 
         Args:
             make_collector: index -> actor handle.
-            size: number of collectors.
-            task_timeout_s: a task that takes longer is taken for hung; its collector is killed and restarted.
-            max_restarts: failures of collectors over the fleet's life before it gives up.
+            config: how many, and when they are taken for hung or lost.
         """
         self.totals = Totals()
-        self._timeout, self._max_failures = task_timeout_s, max_restarts
+        self._config = config
         # Requests over the manager's in-flight limit vanish silently, so we never send a second one to an actor.
         self._manager = FaultTolerantActorManager(
-            [make_collector(i) for i in range(size)], max_remote_requests_in_flight_per_actor=1
+            [make_collector(i) for i in range(config.collectors)], max_remote_requests_in_flight_per_actor=1
         )
+        # A collector gets work once it has answered, so that its start does not count as the task's time.
+        for actor_id in self._manager.actor_ids():
+            self._manager.set_actor_state(actor_id, healthy=False)
         self._queue: collections.deque[tuple[Work, int]] = collections.deque()
         self._busy: dict[int, tuple[Work, int, float]] = {}
         self._probed = 0.0
+        self._answered = time.monotonic()
+        self._last_error = "none of them ever answered"
 
     def start(self, tasks: Sequence[Task], weights: Weights | None = None) -> Work:
         """Queue tasks behind those already queued; returns at once. Weights are put into the object store once."""
@@ -103,7 +105,7 @@ class Fleet:
         """Block until the work is done.
 
         Raises:
-            FleetError: if a task failed three times or collectors died too often.
+            FleetError: if a task failed three times, collectors died too often, or none answers any more.
         """
         while not work.done:
             self.poll(_POLL_S)
@@ -129,12 +131,21 @@ class Fleet:
             time.sleep(timeout_s)
         now = time.monotonic()
         for actor_id, (work, index, since) in list(self._busy.items()):
-            if now - since > self._timeout:
+            if now - since > self._config.task_timeout_s:
                 ray.kill(self._manager.actors()[actor_id], no_restart=False)
                 self._busy[actor_id] = (work, index, now)
+        if self._busy or self.healthy or not self._queue:
+            self._answered = now
+        elif now - self._answered > self._config.start_timeout_s:
+            allowed = f"fleet.start_timeout_s = {self._config.start_timeout_s:.0f}"
+            raise FleetError(f"no collector answered for {allowed} s; last error: {self._last_error}")
         if self.healthy < self.size and now - self._probed > _PROBE_EVERY_S:
             self._probed = now
-            self._manager.probe_unhealthy_actors(timeout_seconds=0.1, mark_healthy=True)
+            for answer in self._manager.foreach_actor(
+                "ping", remote_actor_ids=self._unhealthy(), healthy_only=False, timeout_seconds=0.1, mark_healthy=True
+            ):
+                if not answer.ok:
+                    self._last_error = _line(answer.get())
         for actor_id in self._manager.healthy_actor_ids():
             if self._queue and actor_id not in self._busy:
                 self._send(actor_id, *self._queue.popleft())
@@ -148,6 +159,10 @@ class Fleet:
     def healthy(self) -> int:
         """Collectors that answer."""
         return int(self._manager.num_healthy_actors())
+
+    def _unhealthy(self) -> list[int]:
+        healthy = set(self._manager.healthy_actor_ids())
+        return [i for i in self._manager.actor_ids() if i not in healthy]
 
     def call(self, method: str, **kwargs: Any) -> list[Any]:
         """Call a method on every healthy collector and wait (pinning in benchmarks)."""
@@ -171,13 +186,15 @@ class Fleet:
 
     def _failed(self, work: Work, index: int, error: Exception) -> None:
         self.totals.failures += 1
+        self._last_error = _line(error)
         # A dead process is the fleet's trouble and is counted there; an exception is likely to come again.
         if not isinstance(error, RayActorError):
             work.failures[index] += 1
         if work.failures[index] >= _MAX_TASK_FAILURES:
             raise FleetError(f"{work.tasks[index]} failed {_MAX_TASK_FAILURES} times: {_line(error)}") from error
-        if self.totals.failures > self._max_failures:
-            raise FleetError(f"fleet.max_restarts = {self._max_failures} is used up; last: {_line(error)}") from error
+        if self.totals.failures > self._config.max_restarts:
+            limit = f"fleet.max_restarts = {self._config.max_restarts}"
+            raise FleetError(f"{limit} is used up; last: {_line(error)}") from error
         self._queue.appendleft((work, index))
 
 

@@ -71,12 +71,7 @@ def build_program(config: RunConfig, directory: RunDirectory) -> Iterator[Progra
         start_ray(config)
     fleet: Fleet | None = None
     try:
-        fleet = Fleet(
-            lambda index: make_collector(config, directory, str(store_path), index),
-            config.fleet.collectors,
-            config.fleet.task_timeout_s,
-            config.fleet.max_restarts,
-        )
+        fleet = Fleet(lambda index: make_collector(config, directory, str(store_path), index), config.fleet)
         checkpoints = Checkpoints(directory.path / "checkpoints", config.checkpoint.keep)
         yield Program(config, directory, store, fleet, held_out_suite(config), checkpoints, metrics)
     finally:

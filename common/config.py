@@ -193,6 +193,7 @@ class FleetConfig:
     cpus_per_collector: float = free(0.5, "CPUs that Ray reserves per collector", ">= 0")
     shards: int = fixed(2, "pieces a round's work is cut into; any collector may do any piece", "> 0")
     task_timeout_s: float = free(120.0, "a piece of work that takes longer is taken for hung", "> 0")
+    start_timeout_s: float = free(180.0, "the run stops if no collector answers for this long", "> 0")
     max_restarts: int = free(20, "restarts of collectors before the run stops with their last error", ">= 0")
 
 
