@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.collect import Workshop, collect
+from actors.collect import collect
 from actors.learned_policy import LearnedPolicy
 from actors.tasks import Task, TaskResult
 from actors.warp_renderer import WarpRenderer
+from actors.workshop import Workshop
 from common.config import RunConfig
 from common.identity import weights_sha256
 from replay.store import open_store

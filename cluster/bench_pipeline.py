@@ -22,10 +22,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from actors.collect import Workshop, collect
+from actors.collect import collect
 from actors.learned_policy import LearnedPolicy
 from actors.tasks import Task
 from actors.warp_renderer import WarpRenderer
+from actors.workshop import Workshop
 from cluster.bench_end_to_end import end_to_end
 from common.config import RunConfig
 from common.episode import Episode
