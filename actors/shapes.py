@@ -139,7 +139,8 @@ def _box_rotations(edges: tuple[float, ...]) -> tuple[tuple[float, float, float]
             matrix[range(3), order] = signs
             same = all(edges[i] == edges[order[i]] for i in range(3))
             if same and np.linalg.det(matrix) > 0.5 and not np.array_equal(matrix, np.eye(3)):
-                x, y, z = np.round(so3_log(matrix), 15).tolist()
+                # Part of the recorded scene: no digit that another maths library may round the other way.
+                x, y, z = np.round(so3_log(matrix), 12).tolist()
                 out.append((x, y, z))
     return tuple(out)
 
