@@ -16,7 +16,7 @@ from actors.tasks import Task, TaskResult
 from actors.warp_renderer import WarpRenderer
 from actors.workshop import Workshop
 from common.config import RunConfig
-from common.identity import weights_sha256
+from common.identity import PolicyVersion, weights_sha256
 from replay.store import open_store
 
 
@@ -63,20 +63,17 @@ class Collector:
 
         Args:
             task: what to do.
-            weights: the learned policy's, checked against `task.version`; None where nothing learned acts.
+            weights: the learned policy's, checked against `task.version`; None where nothing learned acts, or where
+                they are those of the last task.
 
         Raises:
-            ValueError: if the weights are not those that the task names.
+            ValueError: if the learned policy should act, and the weights are not those that the task names.
         """
         began = time.perf_counter()
         shop = self._shop
         frames, seconds = shop.frames, dict(shop.seconds)
-        if weights is not None and task.version is not None and task.version.sha256 != self._sha:
-            sha = weights_sha256(weights)
-            if sha != task.version.sha256:
-                raise ValueError(f"weights hash to {sha[:12]}, the task names {task.version}")
-            shop.policy.set_weights(weights)
-            self._sha = sha
+        if task.policy == "learned":
+            self._act_with(task.version, weights)
         rows, ids, storing = 0, [], 0.0
         for episode in collect(shop, task):
             rows += episode.num_rows
@@ -90,6 +87,17 @@ class Collector:
         spent = {k: shop.seconds[k] - seconds[k] for k in seconds}
         spent |= {"store": storing, "total": time.perf_counter() - began}
         return TaskResult(tuple(ids), shop.frames - frames, rows, spent, self._name, _rss_bytes())
+
+    def _act_with(self, version: PolicyVersion | None, weights: Mapping[str, NDArray[Any]] | None) -> None:
+        if version is None or (weights is None and version.sha256 != self._sha):
+            raise ValueError(f"weights of policy {version} are needed: the policy would act with others")
+        if weights is None or version.sha256 == self._sha:
+            return
+        sha = weights_sha256(weights)
+        if sha != version.sha256:
+            raise ValueError(f"weights hash to {sha[:12]}, the task names {version}")
+        self._shop.policy.set_weights(weights)
+        self._sha = sha
 
     def pin(self, cpus: list[int]) -> None:
         """Keep this process on these processors (benchmarks)."""
