@@ -130,12 +130,13 @@ class ImitationRounds(_Rounds):
     def _groups(self, round: int) -> list[Group]:
         settings = self._phase.imitation
         dagger = round >= self._dagger_from() and settings.dagger_envs > 0
-        shares = {"dagger": settings.dagger_share if dagger else 0.0}
-        shares["pairs"] = 1.0 - shares["dagger"]
+        share = settings.dagger_share if dagger else 0.0
+        rows_of = {"dagger": round_to(settings.batch_size * share, settings.rows_per_episode)}
+        # The rest, so that two roundings cannot make a batch of another size.
+        rows_of["pairs"] = settings.batch_size - rows_of["dagger"]
         groups = []
         for kind in ("pairs", "dagger"):
-            rows = round_to(settings.batch_size * shares[kind], settings.rows_per_episode)
-            if rows:
+            if rows := rows_of[kind]:
                 groups.append(
                     Group(
                         kind=kind,

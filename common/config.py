@@ -264,6 +264,11 @@ def check(config: RunConfig) -> None:
             raise ConfigError(bad_value("schedule", name, f"the names under phases: {sorted(config.phases)}"))
         if not config.phases[name].train:
             raise ConfigError(bad_value(f"phases.{name}.train", [], "at least one parameter prefix"))
+    for name, phase in config.phases.items():
+        rows = phase.imitation.rows_per_episode
+        if phase.kind == "imitation" and phase.imitation.batch_size % rows:
+            where = f"phases.{name}.imitation.batch_size"
+            raise ConfigError(bad_value(where, phase.imitation.batch_size, f"a multiple of rows_per_episode = {rows}"))
     if len(set(config.schedule)) != len(config.schedule):
         raise ConfigError(bad_value("schedule", config.schedule, "each phase once"))
     if config.env.image_size != 8 * config.network.match_grid:
