@@ -1,0 +1,100 @@
+"""A run's program without Ray: one real collector that works in this process, when it is told to."""
+
+import collections
+import contextlib
+import dataclasses
+
+from actors.collector import Collector
+from actors.suite import held_out_suite
+from cluster.config_loading import load_config
+from cluster.fleet import Totals
+from cluster.program import Program, provenance
+from cluster.run_directory import MetricsLog, RunDirectory
+from common.identity import PolicyVersion, weights_sha256
+from learner.checkpoint import Checkpoints
+from replay.store import open_store
+
+
+class LocalWork:
+    """What `LocalFleet.start` answers."""
+
+    def __init__(self, tasks, weights):
+        self.tasks, self.weights, self.results = list(tasks), weights, []
+
+
+class LocalFleet:
+    """A fleet of one. Eager, it does tasks when they are started; lazy, when they are waited for. Which of the two a
+    real fleet resembles is a matter of luck, so nothing may depend on it.
+    """
+
+    size = healthy = 1
+
+    def __init__(self, collector, eager=True):
+        self.totals, self.log, self.eager = Totals(), [], eager
+        self._collector = collector
+        self._queue = collections.deque()
+
+    def start(self, tasks, weights=None):
+        work = LocalWork(tasks, weights)
+        self._queue.append(work)
+        self.log += [(task, weights) for task in work.tasks]
+        if self.eager:
+            self._finish()
+        return work
+
+    def wait(self, work, on_poll=None):
+        if on_poll is not None:
+            on_poll()
+        self._finish()
+        return work.results
+
+    def run(self, tasks, weights=None):
+        return self.wait(self.start(tasks, weights))
+
+    def poll(self, timeout_s):
+        assert timeout_s == 0.0
+
+    @property
+    def idle(self):
+        return not self._queue
+
+    def _finish(self):
+        while self._queue:
+            work = self._queue.popleft()
+            for task in work.tasks:
+                work.results.append(self._collector.run(task, work.weights))
+                self.totals.add(work.results[-1])
+
+
+def small_config(path, *overrides):
+    return load_config(["experiment=smoke", f"dir={path}", *overrides])
+
+
+def version_of(weights, lineage=0, counter=0):
+    return PolicyVersion(lineage, counter, weights_sha256(weights))
+
+
+@contextlib.contextmanager
+def local_program(config, eager=True):
+    """Like `cluster.program.build_program`, with a `LocalFleet`."""
+    with RunDirectory(config) as directory:
+        path = directory.path / "store"
+        store = open_store(path, mode="a", create=True)
+        metrics = MetricsLog(directory.path / "metrics.jsonl")
+        name = f"c000-a{directory.attempt:04d}"
+        collector = Collector(config, directory.run_id, str(path), name, provenance(config, directory))
+        checkpoints = Checkpoints(directory.path / "checkpoints", config.checkpoint.keep)
+        fleet = LocalFleet(collector, eager)
+        yield Program(config, directory, store, fleet, held_out_suite(config), checkpoints, metrics)
+        metrics.close()
+        store.close()
+
+
+def changed(config, phase, **settings):
+    """The configuration with other settings of one phase; `imitation=dict(...)` changes single fields of that part."""
+    parts = {
+        k: dataclasses.replace(getattr(config.phases[phase], k), **v) if isinstance(v, dict) else v
+        for k, v in settings.items()
+    }
+    phases = {**config.phases, phase: dataclasses.replace(config.phases[phase], **parts)}
+    return dataclasses.replace(config, phases=phases)
