@@ -28,6 +28,9 @@ class Display:
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
+        if not self.console.is_terminal:
+            # A log file has no width; the report's table needs a hundred columns.
+            self.console.width = max(self.console.width, 100)
         self._live: Live | None = None
         self._program: Program | None = None
         self._phase, self._total, self._round, self._first = "starting", 1, 0, 0

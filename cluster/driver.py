@@ -87,6 +87,8 @@ class Run:
         found = self.program.checkpoints.latest()
         if found is None:
             self.program.metrics.truncate(0)
+            # Opened before the first cut, which then names the MLflow run that every resume continues.
+            self.program.tracker_run_id = self.program.tracker.run_id
             self.save(pin=True)
             return
         self._number, arrays, state, complaints = found
@@ -233,9 +235,11 @@ def train(config: RunConfig, display: Display) -> dict[str, Any]:
         with build_program(config, directory) as program, display.live(program):
             run = Run(program, display)
             run.restore()
-            for baseline in config.evaluation.baselines:
-                if baseline not in run.cut.stages:
-                    run.evaluate(baseline, baseline)
+            missing = [b for b in config.evaluation.baselines if b not in run.cut.stages]
+            for baseline in missing:
+                run.evaluate(baseline, baseline)
+            if missing:
+                run.save()
             while True:
                 if run.cut.pending:
                     run.evaluate(run.cut.pending, "learned")

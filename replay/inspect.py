@@ -17,6 +17,7 @@ from replay.segment import file_crc32c
 from replay.store import Store, open_store
 
 IOU_BINS = 10
+_SHOWN = 12
 
 
 def store_info(path: str | Path) -> dict[str, Any]:
@@ -160,7 +161,11 @@ def print_info(info: dict[str, Any], console: Console) -> None:
     )
     for title, key in (("kind", "kinds"), ("phase", "phases"), ("policy version", "policy_versions")):
         table = Table(title, "episodes", "rows")
-        for name, count in info[key].items():
+        # A run publishes weights every round: the newest few say what a person wants to know, --json has them all.
+        shown = sorted(info[key].items(), key=lambda item: _numeric(item[0]))[-_SHOWN:]
+        if len(shown) < len(info[key]):
+            table.add_row(f"({len(info[key]) - len(shown)} older)", "", "")
+        for name, count in shown:
             table.add_row(name, str(count["episodes"]), str(count["rows"]))
         console.print(table)
     writers = Table("writer", "commits", "MB")
@@ -175,3 +180,8 @@ def print_info(info: dict[str, Any], console: Console) -> None:
             histogram.add_row(f"{low:.1f} - {high:.1f}", str(count), "█" * round(30 * count / largest))
         console.print(histogram)
     console.print(f"content {info['content_sha256']}")
+
+
+def _numeric(name: str) -> tuple[list[int], str]:
+    """Sorts "0.9.<hash>" before "0.10.<hash>", and names without numbers first, by letter."""
+    return [int(part) for part in name.split(".")[:2] if part.isdigit()], name
