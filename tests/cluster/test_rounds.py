@@ -18,8 +18,7 @@ from cluster.rounds import (
     num_rounds,
     round_to,
 )
-from common.config import ImitationConfig, PhaseConfig, PPOConfig, RunConfig, check
-from common.errors import ConfigError
+from common.config import ImitationConfig, PhaseConfig, PPOConfig, RunConfig
 from common.networks.servo_net import initial_weights
 from replay.index import Query
 
@@ -105,11 +104,6 @@ def test_a_batch_has_exactly_the_rows_that_were_asked_for(episodes, rows, share)
 def test_without_dagger_all_rows_are_pairs():
     for settings in (ImitationConfig(dagger_start=1.0), ImitationConfig(dagger_start=0.0, dagger_envs=0)):
         assert [(g.kind, g.rows) for g in groups_of(settings, round=0)] == [("pairs", 48)]
-
-
-def test_a_batch_that_cannot_be_cut_into_episodes_is_refused_by_name(config):
-    with pytest.raises(ConfigError, match=r"phases\.il\.imitation\.batch_size = 15: allowed is a multiple of .* = 2"):
-        check(changed(config, "il", imitation={"batch_size": 15}))
 
 
 def test_dagger_is_collected_from_its_round_on_with_the_weights_that_act(config, weights):

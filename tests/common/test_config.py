@@ -48,7 +48,14 @@ def once(name):
 
 
 # Settings that `check` also compares with each other.
-LINKED = {"network.match_grid", "env.image_size", "scenes.min_distance", "scenes.max_distance"}
+LINKED = {
+    "network.match_grid",
+    "env.image_size",
+    "scenes.min_distance",
+    "scenes.max_distance",
+    "phases.ppo.imitation.batch_size",
+    "phases.ppo.imitation.rows_per_episode",
+}
 BOUNDED = [
     (name, field.metadata["allowed"])
     for name, _, field in walk(config())
@@ -96,6 +103,7 @@ def test_every_bound_holds_and_its_error_names_the_setting(name, allowed):
         (lambda c: c.phases["ppo"].train.clear(), r"phases\.ppo\.train = \[\]"),
         (lambda c: put(c, "env.image_size", 72), r"env\.image_size = 72: allowed is 8 x network\.match_grid = 64"),
         (lambda c: put(c, "scenes.max_distance", 0.1), r"scenes\.max_distance = 0\.1: .*min_distance"),
+        (lambda c: put(c, "phases.il.imitation.batch_size", 15), r"il\.imitation\.batch_size = 15: .*a multiple of"),
     ],
 )
 def test_settings_that_do_not_fit_each_other_are_refused(change, message):
