@@ -38,7 +38,7 @@ def write_final_report(program: Program, stages: dict[str, Any], wall_s: float) 
     rolled = {stage: rollouts(found) for stage, found in episodes.items()}
     plot_episodes(rolled, pictures / "episodes.png", config.evaluation.stop_dt_norm)
     shown = {s: found for s, found in episodes.items() if s in LEARNED or s == "nearest_goal"}
-    for env in spread(config.evaluation.film_scenes, len(program.suite.starts)):
+    for env in spread(config.evaluation.film_scenes if shown else 0, len(program.suite.starts)):
         one = {stage: found[env] for stage, found in shown.items()}
         iou = {stage: e.steps["iou"] for stage, e in one.items()}
         film = make_film(config, program.suite, env, one, _GIF_FRAMES)
