@@ -50,29 +50,29 @@ def _parser() -> argparse.ArgumentParser:
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    def verb(
-        name: str, run: Callable[[argparse.Namespace], int], text: str, overrides: bool = True
-    ) -> argparse.ArgumentParser:
+    def verb(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
         sub = verbs.add_parser(name, help=text, description=text)
         sub.set_defaults(run=run)
-        if overrides:
-            sub.add_argument(
-                "overrides", nargs="*", metavar="name=value", help="settings, e.g. experiment=smoke seed=3"
-            )
         sub.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
         return sub
 
-    verb("train", _train, "Train a run, or continue it: the run directory decides.")
-    verb("evaluate", _evaluate, "Evaluate a run's newest weights, or a baseline, on the held-out suite.").add_argument(
+    def takes_overrides(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("overrides", nargs="*", metavar="name=value", help="settings, e.g. experiment=smoke seed=3")
+
+    takes_overrides(verb("train", _train, "Train a run, or continue it: the run directory decides."))
+    evaluate = verb("evaluate", _evaluate, "Evaluate a run's newest weights, or a baseline, on the held-out suite.")
+    evaluate.add_argument(
         "--policy", default="learned", help="learned (default), zero, pbvs, nearest_goal or moment_ibvs"
     )
-    replay = verb("replay", _replay, "Look into a replay store.", overrides=False)
+    takes_overrides(evaluate)
+    replay = verb("replay", _replay, "Look into a replay store.")
     replay.add_argument("action", choices=["info"], help="info: episodes, rows, bytes, phases, versions, IoU, writers")
     replay.add_argument("path", help="store directory")
     bench = verb("bench", _bench, "Measure rates on this machine.")
     bench.add_argument("what", choices=["pipeline"], help="pipeline: render, collect, store, sample, learn, end to end")
     bench.add_argument("--repeats", type=int, default=3, help="repeats per figure; medians are reported")
-    verb("doctor", _doctor, "Check this machine and say what to fix.")
+    takes_overrides(bench)
+    takes_overrides(verb("doctor", _doctor, "Check this machine and say what to fix."))
     return parser
 
 
