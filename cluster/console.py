@@ -38,6 +38,7 @@ class Display:
         self._evaluation = ""
         self._phase_began = self._drawn = self._counted_at = time.monotonic()
         self._counted = (0, 0)
+        self._failures = 0
         self._rates = (0.0, 0.0)
 
     @contextlib.contextmanager
@@ -89,7 +90,11 @@ class Display:
         self.say(f"  mlflow ui --backend-store-uri sqlite:///{directory.resolve()}/mlflow.db")
 
     def tick(self) -> None:
-        """Called often; draws now and then."""
+        """Called often; draws now and then, and tells of every failure of a collector."""
+        if self._program is not None and self._program.fleet.totals.failures > self._failures:
+            totals = self._program.fleet.totals
+            self._failures = totals.failures
+            self.say(f"collector failure {totals.failures}, its task is done again: {totals.last_failure}")
         if time.monotonic() - self._drawn > (0.25 if self._live is not None else _LINE_EVERY_S):
             self._draw(force=True)
 

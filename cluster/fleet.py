@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -23,6 +24,9 @@ from common.config import FleetConfig
 from common.errors import ServofleetError
 
 Weights = Mapping[str, NDArray[Any]]
+
+# Its messages tell of what the totals count and the operator's display names.
+logging.getLogger("ray.rllib.utils.actor_manager").setLevel(logging.CRITICAL)
 
 _POLL_S = 0.02
 _PROBE_EVERY_S = 0.5
@@ -41,6 +45,7 @@ class Totals:
     rows: int = 0
     tasks: int = 0
     failures: int = 0
+    last_failure: str = ""
     rss_bytes: int = 0
     seconds: dict[str, float] = dataclasses.field(default_factory=lambda: collections.defaultdict(float))
 
@@ -186,7 +191,7 @@ class Fleet:
 
     def _failed(self, work: Work, index: int, error: Exception) -> None:
         self.totals.failures += 1
-        self._last_error = _line(error)
+        self._last_error = self.totals.last_failure = _line(error)
         # A dead process is the fleet's trouble and is counted there; an exception is likely to come again.
         if not isinstance(error, RayActorError):
             work.failures[index] += 1

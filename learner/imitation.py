@@ -128,8 +128,8 @@ def imitation_losses(
         settings: loss weights, max_label_norm, diffusion_draws.
         generator: of the diffusion's levels and noise.
 
-    Rows without a valid label, and those with a larger expert twist than max_label_norm, teach segmentation, matching and
-    the pose, but no twist.
+    Rows without a valid label, and those with a larger expert twist than max_label_norm, teach segmentation, matching
+    and the pose, but no twist.
     """
     target, x0 = batch["expert_twist"], batch["x0"]
     valid = batch["label_valid"] & ~(target.norm(dim=1) > settings.max_label_norm)

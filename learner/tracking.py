@@ -6,6 +6,7 @@ MLflow got twice is the same row.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +30,8 @@ class Tracker:
             run_id: of the run to continue, or None.
             params: settings by name; recorded when the run starts.
         """
+        # Creating the tables of a new database is not news.
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
         self._client = MlflowClient(tracking_uri=f"sqlite:///{directory.resolve()}/mlflow.db")
         found = self._client.get_experiment_by_name(experiment)
         location = (directory.resolve() / "mlruns").as_uri()
