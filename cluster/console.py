@@ -54,7 +54,8 @@ class Display:
 
     def say(self, text: str) -> None:
         """One line that stays."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+        # Paths and error lines are no markup: a bracket in them must stand there as it is.
+        self.console.print(text, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
     def phase(self, name: str, rounds: int, done: int) -> None:
         """A phase begins or continues."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from actors.classical import make_policy
 from cluster.evaluation import evaluate_stage
 from cluster.program import build_program
 from cluster.run_directory import RunDirectory
@@ -32,6 +33,7 @@ def evaluate_run(config: RunConfig, policy: str, *, as_json: bool) -> dict[str, 
 
     Raises:
         CheckpointError: if the run has no complete checkpoint.
+        ConfigError: if there is no such policy.
     """
     weights = version = None
     if policy == "learned":
@@ -42,6 +44,8 @@ def evaluate_run(config: RunConfig, policy: str, *, as_json: bool) -> dict[str, 
         _, arrays, state, _ = found
         weights = {k.removeprefix("weights/"): v for k, v in arrays.items() if k.startswith("weights/")}
         version = PolicyVersion(int(state["lineage"]), int(state["counter"]), weights_sha256(weights))
+    else:
+        make_policy(policy)  # refuses an unknown name before anything is started
     with tempfile.TemporaryDirectory(prefix="servofleet-evaluate-") as scratch:
         aside = dataclasses.replace(config, dir=scratch)
         with RunDirectory(aside) as directory, build_program(aside, directory) as program:
