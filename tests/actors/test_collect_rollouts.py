@@ -115,16 +115,16 @@ def test_rewards_and_iou_are_those_of_the_view_after_the_action(shop, rollouts, 
         np.testing.assert_allclose(episode.steps["reward"], np.sum(terms, axis=0), atol=1e-5)
 
 
-def test_the_phase_decides_steps_and_reward(shop, weights):
-    smooth, first = done(shop, "rollout", 0, 2, phase="ppo_smooth", weights=weights), done(shop, "rollout", 0, 2)
-    prices = [shop.config.phases[name].reward.action for name in ("ppo_smooth", "ppo")]
-    assert prices[0] > prices[1]
-    for a, b in zip(smooth, first, strict=True):
-        np.testing.assert_allclose(
-            a.steps["reward_action"] / prices[0], b.steps["reward_action"] / prices[1], rtol=1e-4
-        )
+def test_the_phase_decides_steps_and_reward(shop):
+    phases = shop.config.phases
+    assert phases["ppo_smooth"].reward.action > phases["ppo"].reward.action
+    for name in ("ppo", "ppo_smooth", "value_warmup"):
+        for episode in done(shop, "rollout", 0, 2, phase=name):
+            assert episode.num_rows == phases[name].ppo.steps + 1 and episode.meta.phase == name
+            norm = np.minimum(np.linalg.norm(episode.steps["action"], axis=1), shop.config.env.max_twist)
+            np.testing.assert_allclose(episode.steps["reward_action"], -phases[name].reward.action * norm, atol=1e-6)
     (own,) = done(shop, "rollout", 0, 1, phase="sil", explore=False)
-    assert own.num_rows == shop.config.phases["sil"].self_imitation.steps + 1
+    assert own.num_rows == phases["sil"].self_imitation.steps + 1 != phases["ppo"].ppo.steps + 1
 
 
 def test_without_exploration_the_mean_acts(shop):
