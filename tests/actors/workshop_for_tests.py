@@ -1,5 +1,6 @@
 """A small workshop, its weights and its tasks, which the tests of collection share."""
 
+import copy
 import functools
 
 import numpy as np
@@ -18,8 +19,13 @@ HASHES = {"renderer": "warp", "assets_sha256": "a" * 64, "code_sha256": "b" * 64
 PHASES = {"pairs": "il", "dagger": "il", "rollout": "ppo", "evaluation": "il"}
 
 
-def small_config(*overrides):
+@functools.cache
+def _loaded(*overrides):
     return load_config(["experiment=smoke", *overrides])
+
+
+def small_config(*overrides):
+    return copy.deepcopy(_loaded(*overrides))
 
 
 @functools.cache

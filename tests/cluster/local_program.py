@@ -2,7 +2,9 @@
 
 import collections
 import contextlib
+import copy
 import dataclasses
+import functools
 
 from actors.collector import Collector
 from actors.suite import held_out_suite
@@ -66,8 +68,13 @@ class LocalFleet:
                 self.totals.add(work.results[-1])
 
 
+@functools.cache
+def _loaded(*overrides):
+    return load_config(["experiment=smoke", *overrides])
+
+
 def small_config(path, *overrides):
-    return load_config(["experiment=smoke", f"dir={path}", *overrides])
+    return dataclasses.replace(copy.deepcopy(_loaded(*overrides)), dir=str(path))
 
 
 def version_of(weights, lineage=0, counter=0):
