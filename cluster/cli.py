@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 from collections.abc import Callable, Sequence
 
@@ -81,9 +80,9 @@ def _train(arguments: argparse.Namespace) -> int:
     _quiet_libraries()
     from cluster.console import Display
     from cluster.driver import train
+    from cluster.program import stop_on_sigterm
 
-    # SIGTERM (a batch system's warning) ends like Ctrl-C: contexts close, the last checkpoint stands.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    stop_on_sigterm()
     _set_threads(config.learner_threads)
     report = train(config, Display())
     if arguments.json:

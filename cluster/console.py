@@ -81,14 +81,20 @@ class Display:
         """The run was over before it began: say so and show its table again."""
         report: dict[str, Any] = json.loads(path.read_text())
         self.say(f"this run is finished: {path} (another seed or dir starts a new one)")
-        print_report(report, self.console)
+        print_report(report, self._wide())
         return report
 
     def report(self, report: dict[str, Any], directory: Path) -> None:
         """The run is over: its table, and where everything is."""
-        print_report(report, self.console)
+        print_report(report, self._wide())
         self.say(f"trained {report['wall_s']:.0f} s; report.json and pictures in {directory}/report, MLflow: ")
         self.say(f"  mlflow ui --backend-store-uri sqlite:///{directory.resolve()}/mlflow.db")
+
+    def _wide(self) -> Console:
+        """A console of the hundred columns that the report needs; folded lines lose less than cut ones."""
+        if self.console.width < 100 and self.console.is_terminal:
+            return Console(stderr=True, width=100)
+        return self.console
 
     def tick(self) -> None:
         """Called often; draws now and then, and tells of every failure of a collector."""

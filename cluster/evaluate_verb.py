@@ -7,8 +7,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from actors.classical import make_policy
 from cluster.evaluation import evaluate_stage
 from cluster.program import build_program
@@ -53,5 +51,5 @@ def evaluate_run(config: RunConfig, policy: str, *, as_json: bool) -> dict[str, 
             suite = program.suite.sha256
     if not as_json:
         report = {"experiment": config.experiment, "seed": config.seed, "wall_s": 0.0, "suite_sha256": suite}
-        print_report({**report, "stages": {policy: result}}, Console())
+        print_report({**report, "stages": {policy: result}})
     return {"policy": policy, "suite_sha256": suite, **result}
