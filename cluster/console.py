@@ -137,9 +137,9 @@ class Display:
         if self._program is not None:
             fleet = self._program.fleet
             facts.append(("collectors", f"{fleet.healthy}/{fleet.size}, {fleet.totals.failures} failures"))
-        for key in ("loss", "reward", "iou_final"):
+        for key, label in (("total_loss", "loss"), ("reward", "reward"), ("iou_final", "IoU at the end")):
             if key in row:
-                facts.append((key, f"{row[key]:.3f}"))
+                facts.append((label, f"{row[key]:.3f}"))
         return facts
 
     def _eta(self) -> str:
@@ -151,8 +151,8 @@ class Display:
 
     def _panel(self) -> Panel:
         table = Table.grid(padding=(0, 2))
+        table.add_row("", ProgressBar(total=self._total, completed=self._round, width=60))
         for name, value in self._facts():
             table.add_row(f"[dim]{name}[/dim]", value)
-        bar = ProgressBar(total=self._total, completed=self._round, width=60)
         last = f"last evaluation  {self._evaluation}" if self._evaluation else "no evaluation yet"
-        return Panel(Group(bar, table, last), title="servofleet train", width=min(self.console.width, 110))
+        return Panel(Group(table, last), title="servofleet train", width=min(self.console.width, 110))

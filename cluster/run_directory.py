@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from common.config import RunConfig, changed_fixed, flatten
+from common.config import RunConfig, changed_fixed, flatten, walk
 from common.errors import CheckpointError, ConfigError, ServofleetError
 from common.fsio import replace_atomically
 from common.identity import json_sha256
@@ -75,7 +75,9 @@ class RunDirectory:
                 lines = "; ".join(f"{n} was {was!r}, now {now!r}" for n, was, now in changes[:8])
                 more = f" and {len(changes) - 8} more" if len(changes) > 8 else ""
                 raise ConfigError(f"dir = {str(self.path)!r} holds a run that may not change: {lines}{more}")
-        self.config_sha256 = json_sha256({k: v for k, v in flatten(config).items() if k != "dir"})
+        # Of what decides the data alone: a change that a resume allows must not give equal episodes other hashes.
+        fixed = {name: value for name, value, field in walk(config) if field.metadata["resume"] == "fixed"}
+        self.config_sha256 = json_sha256(fixed)
         record = {
             "format": FORMAT_VERSION,
             "run_id": self.run_id,

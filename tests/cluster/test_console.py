@@ -50,7 +50,7 @@ def metrics(iou=0.8125):
 
 
 def a_row(**more):
-    return {"samples": 640, "learn_s": 2.0, "sample_s": 0.5, "wait_s": 7.5, "loss": 0.12345} | more
+    return {"samples": 640, "learn_s": 2.0, "sample_s": 0.5, "wait_s": 7.5, "total_loss": 0.12345} | more
 
 
 def lines(out):

@@ -47,6 +47,14 @@ def test_more_collectors_are_allowed(tmp_path):
         assert not directory.is_new
 
 
+def test_the_config_hash_covers_what_decides_the_data_and_nothing_else(tmp_path):
+    hashes = []
+    for i, change in enumerate([{}, {"learner_threads": 2}, {"seed": 1}]):
+        with RunDirectory(make(tmp_path / str(i), **change)) as directory:
+            hashes.append(directory.config_sha256)
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
 def test_a_refused_change_leaves_the_record_and_the_lock(tmp_path):
     with RunDirectory(make(tmp_path)):
         pass
