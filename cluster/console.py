@@ -137,7 +137,7 @@ class Display:
         if self._program is not None:
             fleet = self._program.fleet
             facts.append(("collectors", f"{fleet.healthy}/{fleet.size}, {fleet.totals.failures} failures"))
-        for key, label in (("total_loss", "loss"), ("reward", "reward"), ("iou_final", "IoU at the end")):
+        for key, label in (("total_loss", "loss"), ("reward", "reward"), ("iou_final", "iou_final")):
             if key in row:
                 facts.append((label, f"{row[key]:.3f}"))
         return facts
