@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -56,12 +55,8 @@ def _run(
     for step in range(steps + 1):
         rgb = sight.rgb if sight.rgb is not None else blank
         row: dict[str, NDArray[Any]] = {"world_T_cam": env.world_T_cam, "iou": iou}
-        if learned:
-            began = time.perf_counter()
-            out = shop.policy.act(ids, Observation(rgb), None if noise is None or step == steps else noise[:, step])
-            shop.seconds["policy"] += time.perf_counter() - began
-        else:
-            out = act(shop, policy, ids, Observation(rgb, sight.mask, env.world_T_cam))
+        seen = Observation(rgb) if learned else Observation(rgb, sight.mask, env.world_T_cam)
+        out = act(shop, policy, ids, seen, None if noise is None or step == steps else noise[:, step])
         row |= out.aux
         if step < steps:
             result, sight = env.step(out.twist, image=learned)

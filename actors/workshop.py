@@ -18,7 +18,7 @@ from actors.tasks import Task
 from common.config import RewardConfig, RunConfig
 from common.episode import Episode, EpisodeMeta
 from common.identity import EpisodeId
-from common.protocols import I64, Observation, Policy, PolicyOutput, Renderer
+from common.protocols import F32, I64, Observation, Policy, PolicyOutput, Renderer
 from common.rng import Purpose
 
 Track = dict[str, list[NDArray[Any]]]
@@ -87,10 +87,10 @@ class Workshop:
         )
 
 
-def act(shop: Workshop, policy: Policy, ids: I64, observation: Observation) -> PolicyOutput:
-    """Let a policy act, and count its time."""
+def act(shop: Workshop, policy: Policy, ids: I64, observation: Observation, noise: F32 | None = None) -> PolicyOutput:
+    """Let a policy act, and count its time; `noise` (N, 6) is for the learned policy, which alone explores."""
     began = time.perf_counter()
-    out = policy.act(ids, observation)
+    out = policy.act(ids, observation) if noise is None else shop.policy.act(ids, observation, noise)
     shop.seconds["policy"] += time.perf_counter() - began
     return out
 

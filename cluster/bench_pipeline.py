@@ -32,6 +32,7 @@ from common.config import RunConfig
 from common.episode import Episode
 from common.identity import PolicyVersion, weights_sha256
 from common.networks.servo_net import ServoNet, initial_weights
+from common.rng import Purpose
 from learner.batches import IMITATION_FIELDS, imitation_batch
 from learner.imitation import imitation_losses
 from learner.learners import build_learner
@@ -118,7 +119,7 @@ def _episodes(config: RunConfig) -> list[Episode]:
 def _collecting(config: RunConfig, repeats: int) -> list[Row]:
     shop = _workshop(config)
     renderer, n = shop.renderer, 64
-    starts = shop.starts(_task(config, "pairs", 0), config.scenes.imitation_mix, _purpose())[:n]
+    starts = shop.starts(_task(config, "pairs", 0), config.scenes.imitation_mix, Purpose.SCENE)[:n]
     n = len(starts)
     env = shop.env(n, config.phases[_PHASE].reward)
     env.reset(starts)
@@ -170,12 +171,6 @@ def _collecting(config: RunConfig, repeats: int) -> list[Row]:
             )
         )
     return rows
-
-
-def _purpose() -> Any:
-    from common.rng import Purpose
-
-    return Purpose.SCENE
 
 
 def _storing(config: RunConfig, episodes: list[Episode], scratch: Path, repeats: int) -> list[Row]:
