@@ -29,6 +29,9 @@ class Purpose(enum.IntEnum):
     BOOTSTRAP = 9
     TEXTURE = 10
     DAGGER_MIX = 11
+    SENSOR = 12
+    CLUTTER = 13
+    LOOK = 14
 
 
 def philox(seed: int, purpose: Purpose, *, round: int = 0, env: int = 0, step: int = 0) -> np.random.Generator:
