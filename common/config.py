@@ -11,26 +11,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from common.errors import ConfigError, bad_value
-
-
-def _setting(default: Any, doc: str, resume: str, allowed: str) -> Any:
-    metadata = {"doc": doc, "resume": resume, "allowed": allowed}
-    if isinstance(default, (list, dict)):
-        kind = type(default)
-        return dataclasses.field(default_factory=lambda: kind(default), metadata=metadata)
-    if dataclasses.is_dataclass(default) and isinstance(default, type):
-        return dataclasses.field(default_factory=default, metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-def fixed(default: Any, doc: str, allowed: str = "") -> Any:
-    """A setting that a resumed run must keep. `allowed` is a bound such as "> 0" or "a|b|c"."""
-    return _setting(default, doc, "fixed", allowed)
-
-
-def free(default: Any, doc: str, allowed: str = "") -> Any:
-    """A setting that a resumed run may change."""
-    return _setting(default, doc, "free", allowed)
+from common.scene_config import SceneConfig as SceneConfig
+from common.scene_config import check_scenes
+from common.settings import fixed, free
 
 
 @dataclasses.dataclass
@@ -50,24 +33,6 @@ class NetworkConfig:
     diffusion_hidden: int = fixed(256, "width of the noise predictor", "> 0")
     diffusion_levels: int = fixed(50, "noise levels of the DDIM schedule", "> 1")
     initial_log_std: float = fixed(-2.302585, "log of the state-independent action std when RL starts")
-
-
-@dataclasses.dataclass
-class SceneConfig:
-    """What scenes are drawn from. Kinds: `sym_diff` (plain object; ground and light differ in the goal image),
-    `sym_same` (plain object, same look), `asym_same` (textured object, same look).
-    """
-
-    train_meshes: int = fixed(240, "procedural training meshes", "> 0")
-    heldout_meshes: int = fixed(80, "procedural meshes that only evaluation sees", "> 0")
-    shapes: list[str] = fixed(["cube", "cylinder", "cone", "revolution"], "kinds of the mesh library")
-    imitation_mix: dict[str, float] = fixed(
-        {"sym_diff": 0.4, "sym_same": 0.3, "asym_same": 0.3}, "share of each kind of scene in imitation data"
-    )
-    rl_mix: dict[str, float] = fixed({"sym_diff": 0.5, "sym_same": 0.5}, "share of each kind of scene in RL and SIL")
-    difficulty: str = fixed("easy", "strength of the ground textures", "easy|hard")
-    min_distance: float = fixed(0.55, "nearest camera distance to the target [m]", "> 0")
-    max_distance: float = fixed(0.85, "farthest camera distance to the target [m]", "> 0")
 
 
 @dataclasses.dataclass
@@ -274,8 +239,7 @@ def check(config: RunConfig) -> None:
     if config.env.image_size != 8 * config.network.match_grid:
         allowed = f"8 x network.match_grid = {8 * config.network.match_grid}"
         raise ConfigError(bad_value("env.image_size", config.env.image_size, allowed))
-    if config.scenes.max_distance < config.scenes.min_distance:
-        raise ConfigError(bad_value("scenes.max_distance", config.scenes.max_distance, "at least scenes.min_distance"))
+    check_scenes(config.scenes)
 
 
 def _within(value: Any, allowed: str) -> bool:

@@ -35,7 +35,7 @@ the [glossary](architecture.md#glossary).
 
 def configuration() -> str:
     """The page about every setting: name, default, meaning, bound, and whether a resumed run may change it."""
-    parts = [_CONFIGURATION.format(note=_NOTE.format(source="common/config.py"))]
+    parts = [_CONFIGURATION.format(note=_NOTE.format(source="common/config.py and common/scene_config.py"))]
     for prefix, node in _nodes(RunConfig, ""):
         title = f"`{prefix}`" if prefix else "The run"
         lines = [f"## {title}", "", " ".join((node.__doc__ or "").split()), ""]

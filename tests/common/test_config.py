@@ -53,6 +53,8 @@ LINKED = {
     "env.image_size",
     "scenes.min_distance",
     "scenes.max_distance",
+    "scenes.min_objects",
+    "scenes.max_objects",
     "phases.ppo.imitation.batch_size",
     "phases.ppo.imitation.rows_per_episode",
 }
