@@ -29,6 +29,16 @@ class SceneConfig:
     difficulty: str = fixed("easy", "strength of the ground textures", "easy|hard")
     min_distance: float = fixed(0.55, "nearest camera distance to the target [m]", "> 0")
     max_distance: float = fixed(0.85, "farthest camera distance to the target [m]", "> 0")
+    poses: str = fixed(
+        "quickstart",
+        "ranges of desired and start cameras; the published ones bring their own distances and free directions",
+        "quickstart|cns_train|cns_eval|cnsv2|symservo",
+    )
+    min_visible: float = fixed(
+        0.5,
+        "share of the target's surface points that both cameras have in their image, no other object before it",
+        "0..1",
+    )
     # What stands in a scene.
     assets: str = fixed("", "folder of imported meshes (`servofleet assets import`); empty: procedural shapes only")
     asset_share: float = fixed(0.5, "share of imported meshes where there are assets", "0..1")
