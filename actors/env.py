@@ -2,20 +2,29 @@
 
 All environments of a call start and end together; an episode is a fixed horizon (Sym-Servo III-B). Actions are
 normalised twists; the environment clamps them, denormalises them by each goal's distance d* and moves the cameras.
+
+An episode's camera is that of its scene, else the configured one; each scene's sensor works on the pictures of it. The
+noise of a picture is a function of the scene and of how many pictures the episode had before, so neither the place in
+the batch nor the renderer's own counting changes it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from actors.rewards import mask_iou, servo_reward
+from actors.sensor import apply_sensor, check_sensor
+from actors.shapes import Mesh
+from actors.views import check_camera, scene_intrinsics
 from common.config import EnvConfig, RewardConfig
-from common.errors import StaleFrameError
+from common.errors import SceneError, StaleFrameError
 from common.geometry import integrate_twist, intrinsics_from_fov, scale_intrinsics
 from common.protocols import F32, F64, I64, U8, Bool, Channel, Frames, Goal, Renderer
 from common.scene import SceneSpec
@@ -28,7 +37,7 @@ class EpisodeStart:
 
     Attributes:
         scene: what the camera sees while it moves.
-        goal_scene: what the desired image shows; same geometry, perhaps another ground and light.
+        goal_scene: what the desired image shows; the same target and camera, perhaps another ground, light or sensor.
         world_T_cam: (4, 4) start pose.
         goal_world_T_cam: (4, 4) desired pose.
         d_star: distance [m] of the desired camera to the target.
@@ -70,14 +79,22 @@ class Step:
 class ServoEnv:
     """N servo episodes in lock-step over one renderer."""
 
-    def __init__(self, renderer: Renderer, config: EnvConfig, reward: RewardConfig, num_envs: int) -> None:
-        """Environments 0 .. num_envs-1 of `renderer` belong to this object."""
+    def __init__(
+        self,
+        renderer: Renderer,
+        config: EnvConfig,
+        reward: RewardConfig,
+        num_envs: int,
+        meshes: Mapping[str, Mesh] | None = None,
+    ) -> None:
+        """Environments 0 .. num_envs-1 of `renderer` belong to this object; `meshes` are those loaded into it."""
         self.config = config
         self.reward = reward
         self.num_envs = num_envs
         self.frames_rendered = 0
         self.render_seconds = 0.0
         self._renderer = renderer
+        self._meshes = meshes
         self._ids: I64 = np.arange(num_envs, dtype=np.int64)
         size = config.image_size
         one = intrinsics_from_fov(np.deg2rad(config.fov_deg), size, size)
@@ -92,18 +109,26 @@ class ServoEnv:
 
         Returns:
             What the desired cameras see: rgb, depth, image_mask and, if asked for, mask.
+
+        Raises:
+            SceneError: naming the environment, if a camera starts or should end below the ground or in an object, the
+                two scenes have different cameras, or a camera or sensor is none.
         """
         if len(starts) != self.num_envs:
             raise ValueError(f"len(starts) = {len(starts)}: allowed is num_envs = {self.num_envs}")
+        self.intrinsics = np.stack([self._checked_intrinsics(i, s) for i, s in enumerate(starts)])
         self._target_ids = np.array([s.scene.target_id for s in starts], dtype=np.int32)
         self.world_T_cam: F64 = np.stack([s.world_T_cam for s in starts])
         self.goal_world_T_cam: F64 = np.stack([s.goal_world_T_cam for s in starts])
         self.d_star: F64 = np.array([s.d_star for s in starts], dtype=np.float64)
-        self._renderer.reset(self._ids, [s.goal_scene for s in starts])
+        self._pictures = 0
+        self._shown = [s.goal_scene for s in starts]
+        self._renderer.reset(self._ids, self._shown)
         goal = self.look(self.goal_world_T_cam, image=True, geometry=True, masks=masks)
         changed = [i for i, s in enumerate(starts) if s.scene is not s.goal_scene and s.scene != s.goal_scene]
         if changed:
             self._renderer.reset(self._ids[changed], [starts[i].scene for i in changed])
+        self._shown = [s.scene for s in starts]
         self.goal_mask = goal.mask
         self._starts = list(starts)
         self._goal_rgb = goal.rgb
@@ -137,7 +162,7 @@ class ServoEnv:
             wanted: dict[Channel, bool] = {"rgb": image, "instance_id": geometry, "depth": geometry}
             channels = [channel for channel, on in wanted.items() if on]
             frames = self._render(poses, self.intrinsics, size, channels)
-            rgb, depth = frames.rgb, frames.depth
+            rgb, depth = None if frames.rgb is None else self._sense(frames.rgb), frames.depth
             image_mask = None if frames.instance_id is None else frames.instance_id == target
         if masks:
             scaled = scale_intrinsics(self.intrinsics, mask_size / size)
@@ -174,6 +199,32 @@ class ServoEnv:
         # Eq. 5 is IoU - 1, so the IoU need not be computed a second time.
         return Step(applied, rewards, (rewards["reward_iou"] + 1.0).astype(np.float32)), sight
 
+    def _checked_intrinsics(self, env: int, start: EpisodeStart) -> F64:
+        try:
+            if start.scene.camera != start.goal_scene.camera:
+                raise SceneError(f"the scene's camera {start.scene.camera} is not the goal's {start.goal_scene.camera}")
+            for which, scene, pose in (
+                ("goal", start.goal_scene, start.goal_world_T_cam),
+                ("start", start.scene, start.world_T_cam),
+            ):
+                check_sensor(scene.sensor)
+                try:
+                    check_camera(scene, pose, self._meshes)
+                except SceneError as e:
+                    raise SceneError(f"{which} pose: {e}") from e
+            return scene_intrinsics(start.scene, self.config.fov_deg, self.config.image_size, self.config.image_size)
+        except SceneError as e:
+            raise SceneError(f"environment {env}: {e}") from e
+
+    def _sense(self, rgb: U8) -> U8:
+        """The pictures of the scenes shown, as their sensors give them; counts them."""
+        sensors = [scene.sensor for scene in self._shown]
+        # The seed of a scene is that of its run; without the rest of it all scenes of a run had the same noise.
+        seeds = [_content(s) if s.sensor.noise > 0.0 else 0 for s in self._shown]
+        picture = self._pictures
+        self._pictures += 1
+        return apply_sensor(rgb, sensors, seeds, [picture] * len(sensors))
+
     def _render(self, poses: F64, intrinsics: F64, size: int, channels: list[Channel]) -> Frames:
         began = time.perf_counter()
         frames = self._renderer.render(self._ids, poses, intrinsics, (size, size), channels)
@@ -183,3 +234,9 @@ class ServoEnv:
             worst = int(np.argmax(np.abs(frames.pose_used - poses).max(axis=(1, 2))))
             raise StaleFrameError(f"environment {worst}: frame {frames.frame_id[worst]} shows another pose than asked")
         return frames
+
+
+@functools.lru_cache(maxsize=1024)
+def _content(scene: SceneSpec) -> int:
+    """A number that stands for a scene's content, 0 .. 2^64-1."""
+    return int.from_bytes(hashlib.blake2b(scene.to_json().encode(), digest_size=8).digest(), "little")

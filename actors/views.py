@@ -153,7 +153,7 @@ def _mesh(shape: Shape, meshes: Mapping[str, Mesh] | None) -> tuple[Mesh, float]
         return build_mesh(shape), 1.0
     known = {} if meshes is None else meshes
     if shape.asset not in known:
-        raise SceneError(bad_value("shape.asset", shape.asset, f"one of the loaded meshes {sorted(known)}"))
+        raise SceneError(bad_value("shape.asset", shape.asset, f"one of the {len(known)} loaded meshes"))
     return known[shape.asset], shape.params[0] if shape.params else 1.0
 
 
