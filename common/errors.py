@@ -39,6 +39,10 @@ class SceneError(ServofleetError):
     """A scene or a camera cannot be rendered as described."""
 
 
+class AssetError(ServofleetError):
+    """A model, a picture or a cache of them cannot be read or used as it is."""
+
+
 def bad_value(field: str, value: object, allowed: str) -> str:
     """The one form of our error lines: ``field = value: allowed ...``."""
     return f"{field} = {value!r}: allowed is {allowed}"
