@@ -1,83 +1,104 @@
-"""A picture to check scenes by eye: per scene the desired view, the start view, the target's mask and the depth."""
+"""A picture to check scenes by eye: per scene the desired view, the start view, its instance ids and its depth."""
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 from collections.abc import Sequence
 
+import matplotlib
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
-from actors.mesh_library import mesh_library
-from actors.poses import sample_cameras
-from actors.scenes import sample_scene
-from actors.warp_renderer import WarpRenderer
-from common.config import EnvConfig, SceneConfig
-from common.geometry import intrinsics_from_fov
-from common.protocols import F32, U8
-from common.rng import Purpose
+from actors.env import EpisodeStart, ServoEnv
+from common.config import EnvConfig, RewardConfig
+from common.errors import SceneError, bad_value
+from common.protocols import F32, I32, U8, Renderer
 
-_NEAR, _FAR = 0.3, 1.5  # metres shown as white and black
+SCENES_PER_ROW = 2
+CAPTION = 16  # pixels of a line of text
+MARGIN = 4  # pixels around a scene
+_INK, _PAPER = (235, 235, 235), (24, 24, 28)
+# Colours of instance ids 1, 2, ... in turn; 0 is black.
+_COLORS = np.array(
+    [
+        [230, 75, 60], [60, 140, 230], [80, 190, 90], [245, 190, 50], [160, 90, 200], [40, 190, 190],
+        [240, 130, 190], [150, 110, 70], [180, 210, 60], [110, 120, 140], [250, 160, 110], [90, 80, 250],
+    ],
+    np.uint8,
+)  # fmt: skip
 
 
 def contact_sheet(
-    config: SceneConfig, env_config: EnvConfig, kinds: Sequence[str], count: int, *, seed: int = 0, side: int = 128
-) -> U8:
-    """Picture u8 (rows, columns, 3): two scenes per row, each as goal rgb, start rgb, start mask, start depth.
+    renderer: Renderer, env_config: EnvConfig, starts: Sequence[EpisodeStart], labels: Sequence[str], side: int
+) -> Image.Image:
+    """Draw episodes' starts as policies see them; two scenes per row, each as desired rgb, start rgb, ids, depth.
 
     Args:
-        config: what scenes are drawn from.
-        env_config: field of view and lowest camera height.
-        kinds: kinds of scene, in turn.
-        count: scenes.
-        seed: of the scenes.
+        renderer: with room for as many environments; the scenes' meshes are loaded.
+        env_config: field of view and everything else but the sizes.
+        starts: one per scene.
+        labels: caption of each scene.
         side: of one view [px].
+
+    Raises:
+        SceneError: if there is nothing to draw, or a scene cannot be built.
     """
-    library = mesh_library(seed, config.train_meshes, config.shapes, split="train")
-    scenes, cameras = [], []
-    for i in range(count):
-        key = {"seed": seed, "purpose": Purpose.SCENE, "round": 0, "env": i}
-        scenes.append(sample_scene(config, library, kind=kinds[i % len(kinds)], **key))  # type: ignore[arg-type]
-        cameras.append(sample_cameras(config, env_config, scenes[-1][0], **key))  # type: ignore[arg-type]
-    renderer, ids = WarpRenderer(count), np.arange(count, dtype=np.int64)
-    intrinsics = np.tile(intrinsics_from_fov(np.deg2rad(env_config.fov_deg), side, side), (count, 1))
-    view = intrinsics, (side, side)
-    renderer.reset(ids, [goal for _, goal in scenes])
-    goal = renderer.render(ids, np.stack([c[0] for c in cameras]), *view, ["rgb"])
-    renderer.reset(ids, [current for current, _ in scenes])
-    start = renderer.render(ids, np.stack([c[1] for c in cameras]), *view, ["rgb", "instance_id", "depth"])
-    renderer.close()
-    assert goal.rgb is not None and start.rgb is not None and start.instance_id is not None and start.depth is not None
-    mask = np.where(start.instance_id == 1, 255, 0).astype(np.uint8)
-    tiles = np.concatenate([goal.rgb, start.rgb, _grey(mask), _grey(_shade(start.depth))], axis=2)
-    if count % 2:
-        tiles = np.concatenate([tiles, np.zeros_like(tiles[:1])])
-    rows = [np.concatenate([left, right], axis=1) for left, right in zip(tiles[::2], tiles[1::2], strict=True)]
-    return np.concatenate(rows)
+    count = len(starts)
+    if not count or len(labels) != count:
+        raise SceneError(bad_value("starts, labels", (count, len(labels)), "one or more scenes and as many captions"))
+    sized = dataclasses.replace(env_config, image_size=side, mask_size=side)
+    env = ServoEnv(renderer, sized, RewardConfig(), count)
+    desired = env.reset(starts, masks=False).rgb
+    start = env.look(image=True, masks=False).rgb
+    ids = np.arange(count, dtype=np.int64)
+    seen = renderer.render(ids, env.world_T_cam, env.intrinsics, (side, side), ["instance_id", "depth"])
+    assert desired is not None and start is not None and seen.instance_id is not None and seen.depth is not None
+    near, far = depth_range(seen.depth)
+    views = np.concatenate([desired, start, id_colors(seen.instance_id), depth_colors(seen.depth, near, far)], axis=2)
+    captions = [f"{i}  {label}" for i, label in enumerate(labels)]
+    return _laid_out(views, captions, ("desired", "start", "instance ids", f"depth {near:.2f} .. {far:.2f} m"))
 
 
-def _grey(image: U8) -> U8:
-    return np.repeat(image[..., None], 3, axis=-1)
+def id_colors(instance_id: I32) -> U8:
+    """Colours (..., 3) of instance ids (...): one per id, 0 is black; after twelve they repeat."""
+    colors = _COLORS[(instance_id - 1) % len(_COLORS)]
+    colors[instance_id == 0] = 0
+    return colors
 
 
-def _shade(depth: F32) -> U8:
-    return (np.clip((_FAR - depth) / (_FAR - _NEAR), 0.0, 1.0) * 255.0).astype(np.uint8)
+def depth_range(depth: F32) -> tuple[float, float]:
+    """The range [m] that colours are spread over: from the nearest depth on to where 95 % of the finite ones end.
+
+    (0, 1) where there is none.
+    """
+    finite = depth[np.isfinite(depth)]
+    if not finite.size:
+        return 0.0, 1.0
+    near, far = float(finite.min()), float(np.percentile(finite, 95.0))
+    return near, max(far, near + 0.01)
 
 
-def main() -> None:
-    """Write a contact sheet as PNG."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("path")
-    parser.add_argument("--count", type=int, default=12)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--side", type=int, default=128)
-    parser.add_argument("--kinds", nargs="+", default=["sym_diff", "sym_same", "asym_same"])
-    parser.add_argument("--difficulty", default="easy")
-    args = parser.parse_args()
-    config = SceneConfig(difficulty=args.difficulty)
-    sheet = contact_sheet(config, EnvConfig(), args.kinds, args.count, seed=args.seed, side=args.side)
-    Image.fromarray(sheet).save(args.path)
+def depth_colors(depth: F32, near: float, far: float) -> U8:
+    """Colours (..., 3) of depths (...) [m], from red (near) to blue (far and beyond); black where there is none."""
+    shade = np.clip((far - depth) / (far - near), 0.0, 1.0)
+    colors = (np.asarray(matplotlib.colormaps["turbo"](shade))[..., :3] * 255.0 + 0.5).astype(np.uint8)
+    colors[~np.isfinite(depth)] = 0
+    return np.asarray(colors)
 
 
-if __name__ == "__main__":
-    main()
+def _laid_out(views: U8, captions: Sequence[str], columns: Sequence[str]) -> Image.Image:
+    """Tiles (N, H, W, 3) in rows of two under their captions; the columns' names stand once at the top."""
+    height, width = views.shape[1:3]
+    cell_height, cell_width = CAPTION + height + MARGIN, width + MARGIN
+    across = min(SCENES_PER_ROW, len(views))
+    down = -(-len(views) // across)
+    sheet = Image.new("RGB", (across * cell_width + MARGIN, CAPTION + down * cell_height + MARGIN), _PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    for column in range(across):
+        for k, name in enumerate(columns):
+            draw.text((MARGIN + column * cell_width + k * width // len(columns), 2), name, _INK, font)
+    for i, (view, caption) in enumerate(zip(views, captions, strict=True)):
+        x, y = MARGIN + i % across * cell_width, CAPTION + i // across * cell_height
+        draw.text((x, y + 2), caption, _INK, font)
+        sheet.paste(Image.fromarray(view), (x, y + CAPTION))
+    return sheet

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
 import statistics
 import tempfile
@@ -28,6 +27,7 @@ from actors.tasks import Task
 from actors.warp_renderer import WarpRenderer
 from actors.workshop import Workshop
 from cluster.bench_end_to_end import end_to_end
+from cluster.bench_machine import machine
 from common.config import RunConfig
 from common.episode import Episode
 from common.identity import PolicyVersion, weights_sha256
@@ -67,17 +67,6 @@ def bench_pipeline(config: RunConfig, *, repeats: int, as_json: bool) -> dict[st
     else:
         _print(result)
     return result
-
-
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": names[0] if names else platform.machine(),
-        "cpus": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-    }
 
 
 def median_rate(work: Callable[[], int], repeats: int) -> float:

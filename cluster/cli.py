@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from cluster.config_loading import load_config
-from common.errors import ConfigError, ServofleetError
+from common.errors import ConfigError, ServofleetError, bad_value
 
 _EXAMPLES = """examples:
   servofleet train experiment=quickstart            ten minutes on two cores; the same command continues a stopped run
@@ -19,13 +19,15 @@ _EXAMPLES = """examples:
   servofleet evaluate experiment=quickstart         evaluate the newest weights of that run again
   servofleet replay info runs/quickstart-0/store    what a replay store holds
   servofleet bench pipeline --json                  rates of every part on this machine
+  servofleet bench render --quick                   our renderer against others, in three minutes
+  servofleet render scenes.png scenes.difficulty=hard   a picture of scenes as episodes draw them
   servofleet doctor                                 what this machine lacks
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; errors a user can act on become one line on stderr."""
-    arguments = _parser().parse_args(argv)
+    arguments = parse(argv)
     try:
         run: Callable[[argparse.Namespace], int] = arguments.run
         return run(arguments)
@@ -38,6 +40,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("servofleet: stopped; the same command continues from the last checkpoint", file=sys.stderr)
         return 130
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments; settings may stand anywhere, where argparse alone takes them from one place only.
+
+    Ends the process with exit code 2 on bad usage.
+    """
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and (any(a.startswith("-") for a in rest) or not hasattr(arguments, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.overrides += rest
+    return arguments
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,9 +84,23 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_argument("action", choices=["info"], help="info: episodes, rows, bytes, phases, versions, IoU, writers")
     replay.add_argument("path", help="store directory")
     bench = verb("bench", _bench, "Measure rates on this machine.")
-    bench.add_argument("what", choices=["pipeline"], help="pipeline: render, collect, store, sample, learn, end to end")
-    bench.add_argument("--repeats", type=int, default=3, help="repeats per figure; medians are reported")
+    bench.add_argument(
+        "what",
+        choices=["pipeline", "render"],
+        help="pipeline: render, collect, store, sample, learn, end to end; render: ours against other renderers",
+    )
+    bench.add_argument("--repeats", type=_positive, default=3, help="repeats per figure; medians are reported")
+    bench.add_argument("--quick", action="store_true", help="render: fewer configurations, three minutes")
+    bench.add_argument("--pictures", metavar="DIR", help="render: keep a PNG of what each renderer drew")
     takes_overrides(bench)
+    render = verb("render", _render, "Draw scenes as episodes draw them into one picture, to look at.")
+    render.add_argument("--count", type=_positive, default=12, help="scenes (default 12)")
+    render.add_argument("--side", type=_positive, default=128, help="of one view in pixels (default 128)")
+    render.add_argument("--seed", type=int, help="of the scenes (default: the configuration's)")
+    render.add_argument("--kinds", metavar="KIND,KIND", help="kinds of scene in turn (default: all)")
+    render.add_argument(
+        "overrides", nargs="*", metavar="OUT.png | name=value", help="the picture (default scenes.png), and settings"
+    )
     takes_overrides(verb("doctor", _doctor, "Check this machine and say what to fix."))
     return parser
 
@@ -115,7 +145,34 @@ def _replay(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _render(arguments: argparse.Namespace) -> int:
+    paths = [a for a in arguments.overrides if "=" not in a]
+    if len(paths) > 1:
+        raise ConfigError(bad_value("picture", paths, "one file name; settings are name=value"))
+    config = load_config([a for a in arguments.overrides if "=" in a])
+    _quiet_libraries()
+    from cluster.render_verb import render_scenes
+
+    seed = config.seed if arguments.seed is None else arguments.seed
+    kinds = None if arguments.kinds is None else arguments.kinds.split(",")
+    out = paths[0] if paths else "scenes.png"
+    result = render_scenes(config, out, kinds=kinds, count=arguments.count, seed=seed, side=arguments.side)
+    print(json.dumps(result) if arguments.json else result["path"])
+    return 0
+
+
 def _bench(arguments: argparse.Namespace) -> int:
+    if arguments.what == "render":
+        if arguments.overrides:
+            raise ConfigError(bad_value("settings of bench render", arguments.overrides, "none: its scene is fixed"))
+        from cluster.bench_render import bench_render
+
+        bench_render(
+            repeats=arguments.repeats, quick=arguments.quick, as_json=arguments.json, pictures=arguments.pictures
+        )
+        return 0
+    if arguments.quick or arguments.pictures is not None:
+        raise ConfigError(bad_value("bench", arguments.what, "render, with --quick or --pictures"))
     config = load_config(arguments.overrides or ["experiment=quickstart"])
     _quiet_libraries()
     from cluster.bench_pipeline import bench_pipeline
@@ -131,6 +188,13 @@ def _doctor(arguments: argparse.Namespace) -> int:
     checks = check_machine(config)
     print_checks(checks, as_json=arguments.json)
     return 0 if all(c.ok for c in checks) else 1
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value}: allowed is >= 1")
+    return value
 
 
 def _set_threads(threads: int) -> None:

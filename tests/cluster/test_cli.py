@@ -11,7 +11,7 @@ from cluster.cli import main
 from common.errors import CheckpointError, ConfigError
 from replay.store import open_store
 
-VERBS = ("train", "evaluate", "replay", "bench", "doctor")
+VERBS = ("train", "evaluate", "render", "replay", "bench", "doctor")
 
 
 @pytest.fixture(autouse=True)
@@ -105,6 +105,16 @@ def test_overrides_may_stand_before_or_behind_options(arguments):
 
     parsed = _parser().parse_args(arguments)
     assert parsed.overrides == ["experiment=smoke"] and parsed.json
+
+
+def test_overrides_may_stand_on_both_sides_of_an_option(capsys):
+    from cluster.cli import parse
+
+    assert parse(["bench", "pipeline", "a=1", "--repeats", "1", "b=2"]).overrides == ["a=1", "b=2"]
+    assert parse(["render", "out.png", "--count", "3", "b=2"]).overrides == ["out.png", "b=2"]
+    for wrong in (["train", "a=1", "--json", "--sed", "b=2"], ["replay", "info", "here", "there"]):
+        code, _, err = usage(capsys, *wrong)
+        assert code == 2 and f"unrecognized arguments: {' '.join(wrong[3:])}" in err
 
 
 def test_training_takes_overrides_and_says_nothing_on_stdout(capsys, trained, tmp_path):
