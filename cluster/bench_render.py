@@ -292,8 +292,8 @@ def _cuda(quick: bool) -> list[Row]:
         for scenes in (64, 512) if quick else (64, 512, 4096):
             job = {"task": "cuda", "size": size, "scenes": scenes, "triangles": JUDGED[1], "shadows": False}
             answer = run_worker({**job, "seconds": 1.0 if quick else 3.0})
-            facts = {k: round(answer[k], 3) if k == "busy" else answer[k] for k in ("busy", "missing") if k in answer}
-            params: Row = {"size": size, "scenes": scenes, "device": found["name"], **facts}
+            facts: Row = {k: v for k, v in answer.items() if k in ("busy", "missing")}
+            params = {"size": size, "scenes": scenes, "device": found["name"], **facts}
             rows.append(_row(f"cuda_{size}", OURS, answer.get("wall"), "frames/s", **params))
     return rows
 

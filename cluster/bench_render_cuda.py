@@ -70,4 +70,4 @@ def cuda_frames(job: dict[str, Any]) -> dict[str, Any]:
     wp.timing_begin(cuda_filter=wp.TIMING_ALL)
     timed, _ = stretch()
     busy = sum(event.elapsed for event in wp.timing_end()) / 1000.0 / timed
-    return {"wall": frames / wall, "busy": busy, "frames": frames}
+    return {"wall": frames / wall, "busy": round(busy, 3), "frames": frames}
