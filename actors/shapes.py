@@ -16,13 +16,14 @@ are metres. A shape's recipe is `common.scene.Shape`: its kind and parameters de
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.mesh import Mesh as Mesh
+from actors.mesh import is_closed
 from common.errors import SceneError, bad_value
 from common.geometry import so3_log
 from common.scene import Shape, Symmetry, Texture
@@ -34,27 +35,6 @@ I32 = NDArray[np.int32]
 SEGMENTS = 32  # around the axis of cylinders, cones and spheres
 PROFILE_SEGMENTS = 24  # around the axis of free profiles, which have more rings
 _PARAMS = {"cube": 1, "box": 3, "cylinder": 2, "cone": 2, "sphere": 1}
-
-
-@dataclasses.dataclass(frozen=True)
-class Mesh:
-    """A triangle mesh in the object frame. Vertices are split where normals or texture coordinates jump.
-
-    Attributes:
-        vertices: f32 (V, 3) [m].
-        faces: i32 (F, 3) vertex indices; the winding carries no meaning.
-        normals: f32 (V, 3) unit normals, outward.
-        uvs: f32 (V, 2) texture coordinates; 1 is one texture side, (0, 0) the first texel's corner.
-    """
-
-    vertices: F32
-    faces: I32
-    normals: F32
-    uvs: F32
-
-    def extent(self) -> F64:
-        """Edge lengths [m] of the bounding box, f64 (3,)."""
-        return np.ptp(self.vertices.astype(np.float64), axis=0)
 
 
 def check_shape(shape: Shape) -> None:
@@ -79,13 +59,15 @@ def check_shape(shape: Shape) -> None:
 
 
 @functools.lru_cache(maxsize=1024)
-def build_mesh(shape: Shape) -> Mesh:
+def build_mesh(shape: Shape, symmetric: bool = False) -> Mesh:
     """Mesh of a procedural shape; the same object for the same recipe (do not write to its arrays).
 
     Raises:
         SceneError: if the parameters do not describe a shape.
     """
     check_shape(shape)
+    if symmetric:
+        raise SceneError(bad_value("symmetric", True, "False"))
     p = shape.params
     if shape.kind == "cube":
         return _box(p[0], p[0], p[0])
@@ -151,7 +133,7 @@ def _mesh(vertices: F64, faces: NDArray[np.int64], normals: F64, uvs: F64) -> Me
     index = np.asarray(faces, dtype=np.int32)
     for array in (*arrays, index):
         array.setflags(write=False)
-    return Mesh(arrays[0], index, arrays[1], arrays[2])
+    return Mesh(arrays[0], index, arrays[1], arrays[2], is_closed(arrays[0], index))
 
 
 def _box(x: float, y: float, z: float) -> Mesh:
