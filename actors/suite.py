@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+from collections.abc import Mapping
+from typing import Any
 
 from actors.env import EpisodeStart
-from actors.mesh_library import mesh_library
+from actors.models import model_library, open_imports, split_images
 from actors.starts import sample_start
 from common.config import RunConfig
 from common.identity import json_sha256
@@ -50,7 +52,10 @@ class _Keyed:
 def _build(settings: str, keyed: _Keyed) -> Suite:
     count, seed, steps = json.loads(settings)
     config = keyed.config
-    library = mesh_library(seed, config.scenes.heldout_meshes, config.scenes.shapes, split="heldout")
+    assets, pictures = open_imports(config.scenes)
+    meshes: Mapping[str, Any] | None = assets
+    library = model_library(config.scenes, seed, config.scenes.heldout_meshes, "heldout", assets)
+    images = split_images(pictures, "heldout")
     kinds = list(SUITE_MIX)
     starts = tuple(
         sample_start(
@@ -62,6 +67,8 @@ def _build(settings: str, keyed: _Keyed) -> Suite:
             purpose=Purpose.EVALUATION,
             round=0,
             env=i,
+            meshes=meshes,
+            images=images,
         )
         for i in range(count)
     )

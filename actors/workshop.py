@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from actors.env import EpisodeStart, ServoEnv, Sight
 from actors.learned_policy import LearnedPolicy
-from actors.mesh_library import mesh_library
+from actors.models import model_library, open_imports, split_images
 from actors.starts import sample_start
 from actors.tasks import Task
 from common.config import RewardConfig, RunConfig
@@ -48,7 +48,13 @@ class Workshop:
 
     def __post_init__(self) -> None:
         scenes = self.config.scenes
-        self.library = mesh_library(self.config.seed, scenes.train_meshes, scenes.shapes, split="train")
+        assets, pictures = open_imports(scenes)
+        self.meshes: Mapping[str, Any] | None = assets
+        self.library = model_library(scenes, self.config.seed, scenes.train_meshes, "train", assets)
+        self.images = split_images(pictures, "train")
+        for imports in (assets, pictures):
+            if imports is not None:
+                self.renderer.load(imports)
 
     def env(self, num_envs: int, reward: RewardConfig) -> ServoEnv:
         """An environment over the first `num_envs` slots of the renderer."""
@@ -64,7 +70,16 @@ class Workshop:
         scenes, seed = self.config.scenes, self.config.seed
         return [
             sample_start(
-                scenes, self.config.env, self.library, mix, seed=seed, purpose=purpose, round=task.round, env=e
+                scenes,
+                self.config.env,
+                self.library,
+                mix,
+                seed=seed,
+                purpose=purpose,
+                round=task.round,
+                env=e,
+                meshes=self.meshes,
+                images=self.images,
             )
             for e in range(task.first_env, task.last_env)
         ]
