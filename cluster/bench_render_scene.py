@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.shapes import Mesh
+from actors.mesh import Mesh
 from common.geometry import intrinsics_from_fov, look_at, make_pose, so3_exp
 from common.protocols import F64
 from common.rng import Purpose, philox
@@ -124,6 +124,7 @@ def blob(triangles: int, seed: int) -> Mesh:
         faces.astype(np.int32),
         _smooth_normals(vertices, faces, index).astype(np.float32),
         uvs.astype(np.float32),
+        closed=True,
     )
 
 
