@@ -10,10 +10,10 @@ from actors.env import EpisodeStart, ServoEnv
 from actors.rewards import mask_iou
 from actors.warp_renderer import WarpRenderer
 from common.config import EnvConfig, RewardConfig
-from common.errors import StaleFrameError
+from common.errors import SceneError, StaleFrameError
 from common.geometry import intrinsics_from_fov, look_at, make_pose, so3_exp
 from common.protocols import Frames
-from common.scene import Light, Shape, Texture
+from common.scene import Camera, Light, Occluder, Sensor, Shape, Texture
 from common.servo import pbvs_twist, relative_pose
 
 CONFIG = EnvConfig(image_size=32, mask_size=64)
@@ -246,3 +246,113 @@ def test_one_start_per_environment():
     env = ServoEnv(StrictRenderer(), CONFIG, RewardConfig(), N)
     with pytest.raises(ValueError, match=r"len\(starts\) = 2: allowed is num_envs = 3"):
         env.reset([a_start(), a_start()])
+
+
+def changed(start, **both):
+    """The start with fields of both scenes replaced."""
+    scene, goal = (dataclasses.replace(s, **both) for s in (start.scene, start.goal_scene))
+    return dataclasses.replace(start, scene=scene, goal_scene=goal)
+
+
+def test_an_episode_is_seen_through_its_own_camera(env, renderer):
+    own = Camera(1.4, 1.2, 0.45, 0.55)
+    starts = [a_start(0), changed(a_start(1), camera=own), a_start(2)]
+    goal, sight = env.reset(starts), env.look(image=True, geometry=True, masks=True)
+    usual = intrinsics_from_fov(np.deg2rad(50.0), 32, 32)
+    np.testing.assert_allclose(env.goal().intrinsics, [usual, [1.4 * 32, 1.2 * 32, 0.45 * 32, 0.55 * 32], usual])
+    np.testing.assert_array_equal(env.intrinsics, env.goal().intrinsics)
+    renderer.reset(np.arange(N), [s.scene for s in starts])
+    for size, poses, image, mask in (
+        (32, env.goal_world_T_cam, goal.rgb, goal.image_mask),
+        (32, env.world_T_cam, sight.rgb, sight.image_mask),
+        (64, env.goal_world_T_cam, None, goal.mask),
+        (64, env.world_T_cam, None, sight.mask),
+    ):
+        shown = renderer.render(
+            np.arange(N), poses, env.intrinsics * (size / 32), (size, size), ["rgb", "instance_id", "depth"]
+        )
+        np.testing.assert_array_equal(shown.instance_id == 1, mask)
+        assert image is None or np.array_equal(shown.rgb, image)
+    env.reset([a_start(i) for i in range(N)])
+    np.testing.assert_array_equal(env.intrinsics, np.tile(usual, (N, 1)))
+
+
+def test_each_picture_goes_through_the_sensor_of_its_scene(env):
+    plain = [a_start(i, other_goal=True) for i in range(N)]
+    patch = Occluder("rectangle", (0.5, 0.5), (0.4, 0.4), 0.0, (1.0, 0.0, 1.0))
+    scene = dataclasses.replace(plain[1].scene, sensor=Sensor(occluders=(patch,)))
+    goal_scene = dataclasses.replace(plain[1].goal_scene, sensor=Sensor(exposure=0.5))
+    starts = [plain[0], dataclasses.replace(plain[1], scene=scene, goal_scene=goal_scene), plain[2]]
+    bare_goal = env.reset(plain)
+    bare = env.look(image=True, geometry=True, masks=True)
+    goal = env.reset(starts)
+    sight = env.look(image=True, geometry=True, masks=True)
+    np.testing.assert_array_equal(goal.rgb[[0, 2]], bare_goal.rgb[[0, 2]])
+    np.testing.assert_allclose(goal.rgb[1], bare_goal.rgb[1] * 0.5, atol=0.51)
+    np.testing.assert_array_equal(env.goal().rgb, goal.rgb)
+    np.testing.assert_array_equal(sight.rgb[[0, 2]], bare.rgb[[0, 2]])
+    assert (sight.rgb[1, 8:24, 8:24] == (255, 0, 255)).all()
+    np.testing.assert_array_equal(sight.rgb[1, 0], bare.rgb[1, 0])
+    # What is behind the patch stays known to the expert and to the score.
+    for name in ("depth", "image_mask", "mask"):
+        np.testing.assert_array_equal(getattr(sight, name), getattr(bare, name))
+
+
+def test_noise_depends_on_the_scene_and_the_picture_only(renderer):
+    starts = [changed(a_start(i), sensor=Sensor(noise=0.05)) for i in range(N)]
+
+    def pictures(order, masks):
+        env = ServoEnv(renderer, CONFIG, RewardConfig(), N)
+        goal = env.reset([starts[i] for i in order], masks=masks)
+        shown = [goal.rgb]
+        for _ in range(2):
+            shown.append(env.look(image=True, masks=masks).rgb)
+            env.look(image=False, masks=True)
+        return np.stack(shown)
+
+    first, again = pictures([0, 1, 2], masks=True), pictures([2, 0, 1], masks=False)
+    np.testing.assert_array_equal(first, again[:, [1, 2, 0]])
+    # The same view twice, the goal's and another scene's: each has noise of its own.
+    bare = ServoEnv(renderer, CONFIG, RewardConfig(), N)
+    clean = bare.reset([a_start(i) for i in range(N)]).rgb
+    sight = bare.look(image=True, masks=False).rgb
+    noise = first.astype(float) - np.stack([clean, sight, sight])
+    patterns = noise.reshape(3 * N, -1)
+    assert np.abs(np.corrcoef(patterns) - np.eye(3 * N)).max() < 0.1 and patterns.std() > 5.0
+
+
+@pytest.mark.parametrize("which", ["world_T_cam", "goal_world_T_cam"])
+@pytest.mark.parametrize(
+    ("at", "message"),
+    [([0.0, 0.0, 0.1], "outside of object 1, a box"), ([0.5, 0.0, -0.1], "camera height = -0.1")],
+)
+def test_no_episode_starts_or_ends_where_no_camera_can_be(which, at, message):
+    word = "goal" if which.startswith("goal") else "start"
+    starts = [a_start(i) for i in range(N)]
+    starts[2] = dataclasses.replace(starts[2], **{which: make_pose(np.eye(3), at)})
+    with pytest.raises(SceneError, match=f"environment 2: {word} pose: .*{message}"):
+        fake_env(starts)
+
+
+def test_a_camera_may_run_into_things_on_its_way():
+    env = fake_env([a_start()])
+    env.world_T_cam = make_pose(np.eye(3), [0.0, 0.0, 0.1])[None]
+    step, _ = env.step(np.zeros((1, 6)), image=True)
+    assert step.iou.shape == (1,)
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        (changed(a_start(), sensor=Sensor(noise=2.0)), r"sensor\.noise = 2\.0"),
+        (changed(a_start(), camera=Camera(0.0, 1.0)), r"camera\.fx = 0\.0"),
+        (
+            dataclasses.replace(a_start(), scene=dataclasses.replace(a_start().scene, camera=Camera(1.0, 1.0))),
+            "the scene's camera Camera.* is not the goal's None",
+        ),
+    ],
+    ids=["sensor", "camera", "two cameras"],
+)
+def test_cameras_and_sensors_that_are_none_are_refused(start, message):
+    with pytest.raises(SceneError, match=f"environment 1: {message}"):
+        fake_env([a_start(), start, a_start()])

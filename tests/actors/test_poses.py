@@ -1,13 +1,19 @@
 import dataclasses
+import hashlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.mesh_library import mesh_library
+from actors.models import model_library
+from actors.pose_presets import PRESETS, is_same_view, preset, sphere_center
 from actors.poses import CLEARANCE, MARGIN, sample_cameras, sample_start_pose, shrink_pose
 from actors.scenes import sample_scene
+from actors.starts import sample_start
+from actors.views import outline, scene_intrinsics, visible_share
 from actors.warp_renderer import WarpRenderer
 from common.config import EnvConfig, SceneConfig
 from common.errors import SceneError
@@ -22,7 +28,8 @@ from common.geometry import (
     transform_points,
 )
 from common.rng import Purpose, philox
-from tests.actors.scenes_for_tests import intrinsics
+from common.scene import Camera, Shape
+from tests.actors.scenes_for_tests import a_scene, an_object, intrinsics, standing
 
 CONFIG, ENV = SceneConfig(), EnvConfig()
 COUNT = 200
@@ -30,7 +37,7 @@ COUNT = 200
 
 @pytest.fixture(scope="module")
 def drawn():
-    library = mesh_library(0, 240, CONFIG.shapes)
+    library = model_library(CONFIG, 0, 240, "train")
     scenes, cameras = [], []
     for env in range(COUNT):
         key = {"seed": 1, "purpose": Purpose.SCENE, "round": 0, "env": env}
@@ -118,3 +125,120 @@ def test_shrinking_takes_batches():
     np.testing.assert_allclose(out[0], goals[0], atol=1e-12)
     np.testing.assert_allclose(out[2], starts[2], atol=1e-12)
     assert 0.0 < np.linalg.norm(out[1, :3, 3] - goals[1, :3, 3]) < np.linalg.norm(starts[1, :3, 3] - goals[1, :3, 3])
+
+
+# Hash of 100 quick start pairs. A change of this value is a change of the benchmark and of every training run.
+QUICKSTART_POSES = "2e10c4d5b621edf7"
+
+
+def quickstart_hash(count=100):
+    library, out = model_library(CONFIG, 0, 240, "train"), hashlib.sha256()
+    for env in range(count):
+        key = {"seed": 11, "purpose": Purpose.SCENE, "round": env % 7, "env": env}
+        start = sample_start(CONFIG, ENV, library, CONFIG.imitation_mix, **key)
+        out.update(np.round(np.stack([start.goal_world_T_cam, start.world_T_cam]), 9).tobytes())
+    return out.hexdigest()[:16]
+
+
+def test_the_draws_of_the_quick_start_are_frozen():
+    assert quickstart_hash() == QUICKSTART_POSES
+
+
+def cluttered(env):
+    """A small target among five larger objects on a grid, close enough that they hide it from many sides."""
+    rng = philox(3, Purpose.CLUTTER, env=env)
+    shapes = [Shape("box", (0.18, 0.12, 0.35)), Shape("cylinder", (0.08, 0.3)), Shape("cone", (0.1, 0.3))]
+    cells = [(x, y) for x in (-0.22, 0.0, 0.22) for y in (-0.22, 0.0, 0.22)]
+    spots = [cells[i] for i in rng.permutation(9)[:6]]
+    small = Shape("cube", (0.1,))
+    objects = [an_object(small, standing(small, *spots[0], rng.uniform(-3.0, 3.0)), 1)]
+    for k, spot in enumerate(spots[1:]):
+        shape = shapes[int(rng.integers(3))]
+        objects.append(an_object(shape, standing(shape, *spot, rng.uniform(-3.0, 3.0)), k + 2))
+    return a_scene(*objects)
+
+
+@pytest.mark.parametrize("poses", ["quickstart", *PRESETS])
+def test_the_target_is_seen_from_both_cameras_whatever_stands_around(poses):
+    """Against rendered masks. Both cameras see at least a third of the target; a bare goal image is looked at bare."""
+    config, count = dataclasses.replace(CONFIG, poses=poses, min_visible=0.3), 24
+    scenes = [cluttered(env) for env in range(count)]
+    bare = [dataclasses.replace(s, objects=s.objects[:1]) if e % 2 else s for e, s in enumerate(scenes)]
+    drawn = [
+        sample_cameras(config, ENV, s, seed=2, purpose=Purpose.SCENE, round=0, env=e, goal_scene=g)
+        for e, (s, g) in enumerate(zip(scenes, bare, strict=True))
+    ]
+    renderer, ids = WarpRenderer(count), np.arange(count)
+    view = intrinsics(count, 128), (128, 128), ["instance_id"]
+    for shown, which in ((bare, 0), (scenes, 1)):
+        renderer.reset(ids, shown)
+        cameras = np.stack([d[which] for d in drawn])
+        pixels = (renderer.render(ids, cameras, *view).instance_id == 1).sum(axis=(1, 2))
+        # Alone in the image's middle the cube covers some 300; a third of its surface is at least a tenth of that.
+        assert pixels.min() > 30
+        for scene, pose in zip(shown, cameras, strict=True):
+            assert visible_share(outline(scene), pose, scene_intrinsics(scene, ENV.fov_deg, 1, 1)) >= 0.3
+            assert pose[2, 3] >= ENV.min_height + CLEARANCE
+    renderer.close()
+    if poses != "quickstart":
+        chosen = preset(poses)
+        for (goal, start, d_star), scene in zip(drawn, scenes, strict=True):
+            center = sphere_center(chosen, scene)
+            for pose, within in ((goal, chosen.desired), (start, chosen.initial)):
+                assert within.radius[0] <= np.linalg.norm(pose[:3, 3] - center) + 1e-8
+                assert np.linalg.norm(pose[:3, 3] - center) <= within.radius[1] + 1e-8
+            assert not is_same_view(goal, start)
+            assert d_star == pytest.approx(np.linalg.norm(goal[:3, 3] - scene.target().pose()[:3, 3]))
+
+
+def test_a_pair_that_is_the_same_view_is_drawn_again():
+    scene = cluttered(0)
+    config = dataclasses.replace(CONFIG, poses="cns_eval", min_visible=0.0)
+    first = sample_start_pose(philox(5, Purpose.CAMERA), config, ENV, scene, np.eye(4))
+    again = sample_start_pose(philox(5, Purpose.CAMERA), config, ENV, scene, first)
+    assert not is_same_view(first, again)
+
+
+def test_cameras_fit_their_own_intrinsics():
+    """A long lens keeps the target in a smaller cone, and a moved principal point moves it."""
+    shape = Shape("cube", (0.1,))
+    scene = dataclasses.replace(a_scene(an_object(shape, standing(shape))), camera=Camera(2.5, 2.5, 0.35, 0.5))
+    seen = []
+    for env in range(60):
+        goal, start, _ = sample_cameras(CONFIG, ENV, scene, seed=4, purpose=Purpose.SCENE, round=0, env=env)
+        for pose in (goal, start):
+            center = transform_points(inverse_pose(pose), scene.target().pose()[None, :3, 3])
+            seen.append(project(center, [2.5, 2.5, 0.35, 0.5])[0])
+    assert np.abs(np.array(seen) - 0.5).max() <= 0.5 - MARGIN + 1e-6
+    # On average it is in the camera's centre, not in the image's.
+    np.testing.assert_allclose(np.mean(seen, axis=0), [0.35, 0.5], atol=0.04)
+
+
+@pytest.mark.parametrize("poses", ["quickstart", "symservo"])
+def test_a_hidden_target_is_an_error_with_numbers(poses):
+    """Walls on all sides, higher than any camera's elevation reaches over."""
+    small, wall = Shape("cube", (0.05,)), Shape("box", (0.4, 0.02, 2.0))
+    around = [an_object(wall, standing(wall, 0.06 * np.sin(a), -0.06 * np.cos(a), a), k + 2)
+              for k, a in enumerate((0.0, np.pi / 2, np.pi, -np.pi / 2))]  # fmt: skip
+    scene = a_scene(an_object(small, standing(small)), *around)
+    config = dataclasses.replace(CONFIG, poses=poses)
+    with pytest.raises(
+        SceneError, match=r"no desired camera pose found in 1000 draws: .* 0\.5 of the target visible \("
+    ):
+        sample_cameras(config, ENV, scene, seed=0, purpose=Purpose.SCENE, round=0, env=0)
+
+
+def test_a_fresh_process_draws_the_same():
+    code = "from tests.actors.test_poses import preset_hash; print(preset_hash())"
+    fresh = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert fresh.stdout.split()[-1] == preset_hash()
+
+
+def preset_hash():
+    out = hashlib.sha256()
+    for poses in PRESETS:
+        config = dataclasses.replace(CONFIG, poses=poses)
+        for env in range(5):
+            drawn = sample_cameras(config, ENV, cluttered(env), seed=8, purpose=Purpose.SCENE, round=0, env=env)
+            out.update(np.stack(drawn[:2]).tobytes())
+    return out.hexdigest()
