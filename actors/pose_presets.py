@@ -55,7 +55,11 @@ CNS_TRAIN = PosePreset(_CNS_DESIRED, PoseRange((0.5, 0.9), (30.0, 90.0), 60.0, 1
 """Training pairs of CNS (ICRA 2024, as its released code has them): the desired camera looks steeply down."""
 
 CNS_EVAL = PosePreset(_CNS_DESIRED, _CNS_DESIRED, "scene")
-"""The simulated benchmark of CNS (V-A): both cameras look steeply down, rotations up to 180 deg about the axis."""
+"""The simulated benchmark of CNS (V-A): both cameras look steeply down, rotations up to 180 deg about the axis.
+
+The 150 published pairs were picked by hand from such draws and hold more small rotations (mean 76 deg) than the draws
+themselves (91 deg); within each of their sections S, M and L the errors are alike.
+"""
 
 _UPPER = PoseRange((0.5, 1.2), (15.0, 90.0), 180.0, 10.0, 10.0)
 
