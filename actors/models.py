@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import hashlib
@@ -48,6 +49,39 @@ class Model:
         if self.symmetry is not None and texture in (self.texture, Texture("plain", texture.colors)):
             return self.symmetry
         return symmetry_of(self.shape, texture)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stock:
+    """What the scenes of a split are made of.
+
+    Attributes:
+        models: what can stand in them.
+        images: content hashes of the pictures that grounds may show.
+        assets: imported meshes and pictures by content hash, of both splits; what a renderer loads.
+    """
+
+    models: tuple[Model, ...]
+    images: tuple[str, ...] = ()
+    assets: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+
+
+def open_stock(config: SceneConfig, seed: int, count: int, split: Split) -> Stock:
+    """Everything that the configuration names for the scenes of a split.
+
+    Args:
+        config: kinds of shapes, folders of imported meshes and pictures.
+        seed: of the run or the suite.
+        count: of models.
+        split: the two splits share no shape, no imported mesh and no picture.
+
+    Raises:
+        ConfigError: if there is nothing to draw, or nothing imported falls to the split.
+        AssetError: if a folder cannot be read.
+    """
+    meshes, images = open_imports(config)
+    assets: Mapping[str, Any] = collections.ChainMap(*(m for m in (meshes, images) if m is not None))  # type: ignore[arg-type]
+    return Stock(model_library(config, seed, count, split, meshes), split_images(images, split), assets)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -113,20 +147,27 @@ def split_entries(entries: Sequence[AssetEntry], split: Split) -> list[AssetEntr
 def open_imports(config: SceneConfig) -> tuple[AssetLibrary | None, ImageFolder | None]:
     """The imported meshes and the pictures that the configuration names, or None where it names none.
 
+    Opened once per process: all pictures are read for that, and a library that was imported to stays readable.
+
     Raises:
         AssetError: if a folder cannot be read.
     """
+    return _opened(config.assets, config.images)
+
+
+@functools.lru_cache(maxsize=2)
+def _opened(assets: str, images: str) -> tuple[AssetLibrary | None, ImageFolder | None]:
+    meshes, pictures = None, None
     # Imported here: who has no imports need not load what reads them.
-    assets, images = None, None
-    if config.assets:
+    if assets:
         from actors.asset_library import open_assets
 
-        assets = open_assets(config.assets)
-    if config.images:
+        meshes = open_assets(assets)
+    if images:
         from actors.image_folder import open_images
 
-        images = open_images(config.images)
-    return assets, images
+        pictures = open_images(images)
+    return meshes, pictures
 
 
 def split_images(images: ImageFolder | None, split: Split) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from actors.env import EpisodeStart
-from actors.models import model_library, open_imports, split_images
+from actors.models import open_stock
 from actors.starts import sample_start
 from common.config import RunConfig
 from common.identity import json_sha256
@@ -21,10 +21,11 @@ SUITE_MIX = {"sym_diff": 0.5, "sym_same": 0.5}
 
 @dataclasses.dataclass(frozen=True)
 class Suite:
-    """The starts, in order, and the hash of everything that decides them (scenes, poses, camera)."""
+    """The starts, in order, the hash of everything that decides them (scenes, poses, camera), and what they import."""
 
     starts: tuple[EpisodeStart, ...]
     sha256: str
+    assets: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
 
 def held_out_suite(config: RunConfig) -> Suite:
@@ -52,23 +53,20 @@ class _Keyed:
 def _build(settings: str, keyed: _Keyed) -> Suite:
     count, seed, steps = json.loads(settings)
     config = keyed.config
-    assets, pictures = open_imports(config.scenes)
-    meshes: Mapping[str, Any] | None = assets
-    library = model_library(config.scenes, seed, config.scenes.heldout_meshes, "heldout", assets)
-    images = split_images(pictures, "heldout")
+    stock = open_stock(config.scenes, seed, config.scenes.heldout_meshes, "heldout")
     kinds = list(SUITE_MIX)
     starts = tuple(
         sample_start(
             config.scenes,
             config.env,
-            library,
+            stock.models,
             {kinds[i % len(kinds)]: 1.0},
             seed=seed,
             purpose=Purpose.EVALUATION,
             round=0,
             env=i,
-            meshes=meshes,
-            images=images,
+            meshes=stock.assets,
+            images=stock.images,
         )
         for i in range(count)
     )
@@ -83,4 +81,4 @@ def _build(settings: str, keyed: _Keyed) -> Suite:
         }
         for s in starts
     ]
-    return Suite(starts, json_sha256([described, dataclasses.asdict(config.env), steps]))
+    return Suite(starts, json_sha256([described, dataclasses.asdict(config.env), steps]), stock.assets)

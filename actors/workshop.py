@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from actors.env import EpisodeStart, ServoEnv, Sight
 from actors.learned_policy import LearnedPolicy
-from actors.models import model_library, open_imports, split_images
+from actors.models import open_stock
 from actors.starts import sample_start
 from actors.tasks import Task
 from common.config import RewardConfig, RunConfig
@@ -48,13 +48,8 @@ class Workshop:
 
     def __post_init__(self) -> None:
         scenes = self.config.scenes
-        assets, pictures = open_imports(scenes)
-        self.meshes: Mapping[str, Any] | None = assets
-        self.library = model_library(scenes, self.config.seed, scenes.train_meshes, "train", assets)
-        self.images = split_images(pictures, "train")
-        for imports in (assets, pictures):
-            if imports is not None:
-                self.renderer.load(imports)
+        self.stock = open_stock(scenes, self.config.seed, scenes.train_meshes, "train")
+        self.renderer.load(self.stock.assets)
 
     def env(self, num_envs: int, reward: RewardConfig) -> ServoEnv:
         """An environment over the first `num_envs` slots of the renderer."""
@@ -72,14 +67,14 @@ class Workshop:
             sample_start(
                 scenes,
                 self.config.env,
-                self.library,
+                self.stock.models,
                 mix,
                 seed=seed,
                 purpose=purpose,
                 round=task.round,
                 env=e,
-                meshes=self.meshes,
-                images=self.images,
+                meshes=self.stock.assets,
+                images=self.stock.images,
             )
             for e in range(task.first_env, task.last_env)
         ]

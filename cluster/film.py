@@ -50,6 +50,7 @@ def make_film(
         return frames.rgb
 
     try:
+        renderer.load(suite.assets)
         renderer.reset(one, [start.goal_scene])
         goal = picture(start.goal_world_T_cam[None])[0]
         renderer.reset(one, [start.scene])
