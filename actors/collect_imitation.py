@@ -56,7 +56,8 @@ def _view_pose(
     pose = start.world_T_cam
     if view:
         camera = philox(shop.config.seed, Purpose.CAMERA, **key)
-        pose = sample_start_pose(camera, shop.config.scenes, shop.config.env, start.scene, start.goal_world_T_cam)
+        scenes, meshes = shop.config.scenes, shop.stock.assets
+        pose = sample_start_pose(camera, scenes, shop.config.env, start.scene, start.goal_world_T_cam, meshes)
     if rng.random() < settings.shrink_share:
         pose = shrink_pose(start.goal_world_T_cam, pose, float(np.exp(-rng.uniform(0.0, settings.shrink_max))))
     return pose

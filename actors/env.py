@@ -19,9 +19,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from actors.mesh import Mesh
 from actors.rewards import mask_iou, servo_reward
 from actors.sensor import apply_sensor, check_sensor
-from actors.shapes import Mesh
 from actors.views import check_camera, scene_intrinsics
 from common.config import EnvConfig, RewardConfig
 from common.errors import SceneError, StaleFrameError

@@ -19,8 +19,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike
 
+from actors.mesh import Mesh
 from actors.pose_presets import PoseRange, draw_pose, is_same_view, preset, sphere_center
-from actors.shapes import Mesh
 from actors.views import Outline, in_a_box, outline, scene_intrinsics, visible_share
 from common.config import EnvConfig, SceneConfig
 from common.errors import SceneError

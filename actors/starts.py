@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from actors.env import EpisodeStart
+from actors.mesh import Mesh
 from actors.models import Model
 from actors.poses import sample_cameras
 from actors.scenes import sample_scene
-from actors.shapes import Mesh
 from common.config import EnvConfig, SceneConfig
 from common.rng import Purpose, philox
 

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from actors.shapes import Mesh, build_mesh
+from actors.mesh import Mesh
+from actors.shapes import build_mesh
 from common.errors import SceneError, bad_value
 from common.geometry import intrinsics_from_fov, inverse_pose, transform_points
 from common.protocols import F64
@@ -151,10 +152,10 @@ def _mesh(shape: Shape, meshes: Mapping[str, Mesh] | None) -> tuple[Mesh, float]
     """The mesh of a shape, and the factor that its vertices are scaled by."""
     if shape.kind != "mesh":
         return build_mesh(shape), 1.0
-    known = {} if meshes is None else meshes
-    if shape.asset not in known:
-        raise SceneError(bad_value("shape.asset", shape.asset, f"one of the {len(known)} loaded meshes"))
-    return known[shape.asset], shape.params[0] if shape.params else 1.0
+    mesh = None if meshes is None else meshes.get(shape.asset)
+    if not isinstance(mesh, Mesh):
+        raise SceneError(bad_value("shape.asset", shape.asset, "the hash of a loaded mesh"))
+    return mesh, shape.params[0] if shape.params else 1.0
 
 
 def _extremes(shape: Shape, meshes: Mapping[str, Mesh] | None) -> tuple[F64, F64]:

@@ -53,7 +53,7 @@ class Workshop:
 
     def env(self, num_envs: int, reward: RewardConfig) -> ServoEnv:
         """An environment over the first `num_envs` slots of the renderer."""
-        return ServoEnv(self.renderer, self.config.env, reward, num_envs)
+        return ServoEnv(self.renderer, self.config.env, reward, num_envs, self.stock.assets)
 
     def account(self, env: ServoEnv) -> None:
         """Add an environment's rendering to the totals."""

@@ -4,7 +4,7 @@ import trimesh
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.shapes import Mesh
+from actors.mesh import Mesh
 from actors.views import check_camera, in_a_box, outline, scene_intrinsics, visible_share
 from actors.warp_renderer import WarpRenderer
 from common.errors import SceneError
@@ -130,7 +130,6 @@ def test_a_target_with_a_visible_share_is_in_the_rendered_picture():
 @given(st.integers(0, 2**32 - 1))
 def test_each_point_that_counts_has_a_free_line_of_sight(seed):
     """By another way: many points along each segment, none in another object's box."""
-    rng = np.random.default_rng(seed)
     (scene,) = mixed_scenes(1, seed=seed)
     pose = cameras_around(1, seed=seed)[0]
     lines = outline(scene)
@@ -142,8 +141,8 @@ def test_each_point_that_counts_has_a_free_line_of_sight(seed):
     seen = transform_points(inverse_pose(pose), lines.points)
     uv = seen[:, :2] / seen[:, 2:] * SQUARE[:2] + SQUARE[2:]
     free &= (seen[:, 2] > 0) & (uv >= 0).all(axis=1) & (uv <= 1).all(axis=1) & (lines.points[:, 2] > -1e-6)
-    # Segments that only graze a box may slip between the points tried here.
-    assert 0.0 <= free.mean() - visible_share(lines, pose, SQUARE) < 0.03 + 0.01 * rng.random()
+    # Segments that only graze a box may slip between the points tried here; none the other way round.
+    assert 0.0 <= free.mean() - visible_share(lines, pose, SQUARE) < 0.08
 
 
 @given(
@@ -187,8 +186,8 @@ def test_the_hole_of_a_ring_is_outside(scale):
 
 def test_a_mesh_that_was_not_loaded_is_named():
     scene, _ = a_torus()
-    for meshes in (None, {}):
-        with pytest.raises(SceneError, match=r"shape\.asset = 'ring': allowed is one of the 0 loaded meshes"):
+    for meshes in (None, {}, {"ring": np.zeros((4, 4, 3), np.uint8)}):
+        with pytest.raises(SceneError, match=r"shape\.asset = 'ring': allowed is the hash of a loaded mesh"):
             check_camera(scene, AHEAD, meshes)
 
 
