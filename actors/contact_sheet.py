@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from actors.env import EpisodeStart, ServoEnv
+from actors.mesh import Mesh
 from common.config import EnvConfig, RewardConfig
 from common.errors import SceneError, bad_value
 from common.protocols import F32, I32, U8, Renderer
@@ -29,7 +30,12 @@ _COLORS = np.array(
 
 
 def contact_sheet(
-    renderer: Renderer, env_config: EnvConfig, starts: Sequence[EpisodeStart], labels: Sequence[str], side: int
+    renderer: Renderer,
+    env_config: EnvConfig,
+    starts: Sequence[EpisodeStart],
+    labels: Sequence[str],
+    side: int,
+    meshes: Mapping[str, Mesh] | None = None,
 ) -> Image.Image:
     """Draw episodes' starts as policies see them; two scenes per row, each as desired rgb, start rgb, ids, depth.
 
@@ -39,6 +45,7 @@ def contact_sheet(
         starts: one per scene.
         labels: caption of each scene.
         side: of one view [px].
+        meshes: imported meshes by content hash.
 
     Raises:
         SceneError: if there is nothing to draw, or a scene cannot be built.
@@ -47,7 +54,7 @@ def contact_sheet(
     if not count or len(labels) != count:
         raise SceneError(bad_value("starts, labels", (count, len(labels)), "one or more scenes and as many captions"))
     sized = dataclasses.replace(env_config, image_size=side, mask_size=side)
-    env = ServoEnv(renderer, sized, RewardConfig(), count)
+    env = ServoEnv(renderer, sized, RewardConfig(), count, meshes)
     desired = env.reset(starts, masks=False).rgb
     start = env.look(image=True, masks=False).rgb
     ids = np.arange(count, dtype=np.int64)

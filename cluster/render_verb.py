@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from actors.contact_sheet import contact_sheet
-from actors.models import model_library, open_imports, split_images
+from actors.models import open_stock
 from actors.starts import sample_start
 from actors.warp_renderer import WarpRenderer
 from common.config import RunConfig
@@ -46,32 +46,29 @@ def render_scenes(
     for kind in wanted:
         if kind not in get_args(SceneKind):
             raise ConfigError(bad_value("kinds", kind, f"one or more of {get_args(SceneKind)}"))
-    assets, pictures = open_imports(config.scenes)
-    library = model_library(config.scenes, seed, config.scenes.train_meshes, "train", assets)
-    drawing: dict[str, Any] = {"meshes": assets, "images": split_images(pictures, "train")}
+    stock = open_stock(config.scenes, seed, config.scenes.train_meshes, "train")
     turn = [wanted[i % len(wanted)] for i in range(count)]
     starts = [
         sample_start(
             config.scenes,
             config.env,
-            library,
+            stock.models,
             {kind: 1.0},
             seed=seed,
             purpose=Purpose.SCENE,
             round=0,
             env=i,
-            **drawing,
+            meshes=stock.assets,
+            images=stock.images,
         )
         for i, kind in enumerate(turn)
     ]
     scenes = [_described(kind, start.scene) for kind, start in zip(turn, starts, strict=True)]
     renderer = WarpRenderer(count)
     try:
-        for imports in (assets, pictures):
-            if imports is not None:
-                renderer.load(imports)
+        renderer.load(stock.assets)
         labels = [f"{s['kind']}, {s['target']}, objects: {s['objects']}" for s in scenes]
-        sheet = contact_sheet(renderer, config.env, starts, labels, side)
+        sheet = contact_sheet(renderer, config.env, starts, labels, side, stock.assets)
     finally:
         renderer.close()
     data = io.BytesIO()
