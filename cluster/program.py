@@ -17,6 +17,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from actors.models import open_imports
 from actors.suite import Suite, held_out_suite
 from cluster.fleet import Fleet
 from cluster.run_directory import MetricsLog, RunDirectory
@@ -122,9 +123,11 @@ def make_collector(config: RunConfig, directory: RunDirectory, store_path: str, 
 
 def provenance(config: RunConfig, directory: RunDirectory) -> dict[str, str]:
     """Hashes that every episode of the run carries."""
+    assets, pictures = open_imports(config.scenes)
+    imported = [assets.sha256 if assets else "", *(pictures.hashes if pictures else ())] if assets or pictures else []
     return {
         "renderer": f"warp-{importlib.metadata.version('warp-lang')}",
-        "assets_sha256": json_sha256([config.scenes.shapes, config.scenes.train_meshes, config.seed]),
+        "assets_sha256": json_sha256([config.scenes.shapes, config.scenes.train_meshes, config.seed, *imported]),
         "code_sha256": json_sha256(importlib.metadata.version("servofleet")),
         "config_sha256": directory.config_sha256,
     }
