@@ -16,7 +16,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from actors.asset_finder import Finder
-from actors.asset_surface import Surface, oriented, proper_triangles, without_loose_points
+from actors.asset_surface import Surface, oriented, without_loose_points
 from common.errors import AssetError, bad_value
 
 F64 = NDArray[np.float64]
@@ -46,7 +46,7 @@ def decimate(original: Finder, max_triangles: int) -> Surface:
     else:
         raise AssetError(bad_value("max_triangles", max_triangles, f"more: this surface needs at least {len(index)}"))
     moved, index = np.asarray(new, dtype=np.float64) * size, np.asarray(index, dtype=np.int64)
-    index = index[proper_triangles(moved, index, size)]
+    index = _unfolded(index)
     if not len(index) or not np.isfinite(moved).all():
         raise AssetError(bad_value("max_triangles", max_triangles, "more: this surface collapses"))
     count = len(index)
@@ -54,6 +54,18 @@ def decimate(original: Finder, max_triangles: int) -> Surface:
     reduced = oriented(without_loose_points(blank))
     uvs, origin = transferred_uvs(original, reduced)
     return dataclasses.replace(reduced, uvs=uvs, part=surface.part[origin])
+
+
+def _unfolded(faces: I64) -> I64:
+    """Without the triangles that lie on one another in pairs: what a fold collapses into; a closed surface stays so.
+
+    Triangles without area stay, they keep their neighbours together.
+    """
+    _, first, count = np.unique(np.sort(faces, axis=1), axis=0, return_index=True, return_counts=True)
+    keep = np.zeros(len(faces), dtype=bool)
+    keep[first[count % 2 == 1]] = True
+    distinct = (faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 2] != faces[:, 0])
+    return np.asarray(faces[keep & distinct])
 
 
 def charts(surface: Surface) -> I64:

@@ -10,6 +10,7 @@ HASH is the sha256 of the file.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 from pathlib import Path
@@ -21,8 +22,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from actors.asset_formats import open_picture
-from actors.shapes import Mesh
-from common.errors import AssetError, bad_value
+from actors.mesh import Mesh, check_mesh, is_closed
+from common.errors import AssetError, SceneError, bad_value
 from common.fsio import create_only, replace_atomically
 
 U8 = NDArray[np.uint8]
@@ -83,27 +84,22 @@ def load_asset(file: Path) -> Mesh | U8:
             raise AssetError(bad_value(f"size of {file}", texels.shape[:2], "a square with a power of two as its side"))
         texels.setflags(write=False)
         return texels
-    mesh = _decode_mesh(data, str(file))
-    for array in mesh_arrays(mesh).values():
-        array.setflags(write=False)
-    return mesh
+    return _decode_mesh(data, str(file))
 
 
 def _decode_mesh(data: bytes, name: str) -> Mesh:
     try:
         arrays = safetensors.numpy.load(data)
         mesh = Mesh(**{f: arrays[f] for f in _FIELDS})
-    except (safetensors.SafetensorError, KeyError, ValueError) as e:
+        check_mesh(mesh, name)
+    except (safetensors.SafetensorError, SceneError, KeyError, ValueError) as e:
         raise AssetError(f"{name} is not a mesh: {e}") from e
-    count = len(mesh.vertices)
-    shapes = {"vertices": (count, 3), "normals": (count, 3), "uvs": (count, 2), "faces": (len(mesh.faces), 3)}
     for field, array in mesh_arrays(mesh).items():
-        dtype = "int32" if field == "faces" else "float32"
-        if array.shape != shapes[field] or array.dtype != dtype:
-            raise AssetError(
-                bad_value(f"{field} of {name}", f"{array.dtype} {array.shape}", f"{dtype} {shapes[field]}")
-            )
-    return mesh
+        wanted = "int32" if field == "faces" else "float32"
+        if array.dtype != wanted:
+            raise AssetError(bad_value(f"{field} of {name}", str(array.dtype), wanted))
+        array.setflags(write=False)
+    return dataclasses.replace(mesh, closed=is_closed(mesh.vertices, mesh.faces))
 
 
 def mesh_arrays(mesh: Mesh) -> dict[str, NDArray[np.generic]]:

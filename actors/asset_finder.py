@@ -34,8 +34,9 @@ class Finder:
         triangles = self.surface.corners()[faces.ravel()]
         wanted = np.repeat(points, faces.shape[1], axis=0)
         closest = trimesh.triangles.closest_point(triangles, wanted)
-        distance = np.linalg.norm(closest - wanted, axis=1).reshape(faces.shape)
-        weights = trimesh.triangles.points_to_barycentric(triangles, closest, method="cross")
+        # Of a triangle without area there is no closest point; its neighbours have it.
+        distance = np.nan_to_num(np.linalg.norm(closest - wanted, axis=1), nan=np.inf).reshape(faces.shape)
+        weights = trimesh.triangles.points_to_barycentric(triangles, np.nan_to_num(closest), method="cross")
         weights = np.clip(np.nan_to_num(weights), 0.0, 1.0) + 1e-12
         return faces, (weights / weights.sum(axis=1, keepdims=True)).reshape(*faces.shape, 3), distance
 

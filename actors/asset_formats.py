@@ -1,7 +1,7 @@
 """Models from files: OBJ with MTL and pictures, GLB and PLY, read by trimesh into parts of one look each.
 
 trimesh goes on where a picture is missing or broken; an import must not, so pictures are opened here first, and what
-the file says of them is followed to the end. Texture coordinates are turned to `actors.shapes.Mesh`'s: v runs down.
+the file says of them is followed to the end. Texture coordinates are turned to `actors.mesh.Mesh`'s: v runs down.
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ def read_parts(path: Path, missing_texture: MissingTexture = "error") -> tuple[t
     try:
         scene = trimesh.load_scene(path, process=False)
         geometries = [g for g in scene.dump() if isinstance(g, trimesh.Trimesh) and len(g.faces)]
-        parts = tuple(_part(g, pictures, suffix) for g in geometries)
+        has_uvs = any(getattr(g.visual, "uv", None) is not None for g in geometries)
+        has_uvs = has_uvs or (suffix == ".obj" and b"\nvt " in path.read_bytes())
+        parts = tuple(_part(g, pictures, suffix, has_uvs) for g in geometries)
     except AssetError:
         raise
     except Exception as e:
@@ -115,7 +117,7 @@ def open_picture(source: Path | bytes, name: str) -> Image.Image:
         raise AssetError(f"picture {name} cannot be read: {_one_line(e)}") from e
 
 
-def _part(geometry: Any, pictures: dict[str, Image.Image | None], suffix: str) -> Part:
+def _part(geometry: Any, pictures: dict[str, Image.Image | None], suffix: str, has_uvs: bool) -> Part:
     vertices = np.array(geometry.vertices, dtype=np.float64)
     faces = np.array(geometry.faces, dtype=np.int64)
     if not np.isfinite(vertices).all():
@@ -131,10 +133,17 @@ def _part(geometry: Any, pictures: dict[str, Image.Image | None], suffix: str) -
         return Part(vertices[faces.ravel()], np.arange(faces.size).reshape(-1, 3), colors=corner)
     if visual.kind != "texture":
         return Part(vertices, faces)
-    return _textured(vertices, faces, visual, pictures, suffix)
+    return _textured(vertices, faces, visual, pictures, suffix, has_uvs)
 
 
-def _textured(vertices: F64, faces: Any, visual: Any, pictures: dict[str, Image.Image | None], suffix: str) -> Part:
+def _textured(
+    vertices: F64,
+    faces: NDArray[np.int64],
+    visual: Any,
+    pictures: dict[str, Image.Image | None],
+    suffix: str,
+    has_uvs: bool,
+) -> Part:
     material = visual.material
     if suffix == ".glb":
         image = material.baseColorTexture
@@ -148,16 +157,19 @@ def _textured(vertices: F64, faces: Any, visual: Any, pictures: dict[str, Image.
         if suffix == ".ply" or material.name not in pictures:
             r, g, b = GREY
     uv = None if visual.uv is None else np.array(visual.uv, dtype=np.float64)
-    if image is None or uv is None or uv.shape != (len(vertices), 2):
+    if image is None or (uv is None and not has_uvs):
         return Part(vertices, faces, color=(r, g, b))
+    if uv is None or uv.shape != (len(vertices), 2):
+        # trimesh drops coordinates whose index is out of range.
+        raise AssetError(f"triangles of material {material.name} show a picture, but lack valid texture coordinates")
     if not np.isfinite(uv).all():
         raise AssetError("texture coordinates are not finite numbers")
     return Part(vertices, faces, uvs=np.stack([uv[:, 0], 1.0 - uv[:, 1]], axis=1), image=image)
 
 
-def _shown(linear: U8) -> U8:
+def _shown(linear: U8 | F64) -> U8:
     """Colours as a screen shows them (sRGB, IEC 61966-2-1) of the linear ones that glTF's factors and vertices have."""
-    x = linear.astype(np.float64) / 255.0
+    x = np.asarray(linear, dtype=np.float64) / 255.0
     shown = np.where(x <= 0.0031308, 12.92 * x, 1.055 * x ** (1 / 2.4) - 0.055)
     return np.asarray(np.round(255.0 * shown), dtype=np.uint8)
 
@@ -168,7 +180,7 @@ def _tinted(image: Image.Image, factor: U8) -> Image.Image:
         return image
     x = np.arange(256) / 255.0
     linear = np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
-    tables = [_shown(np.round(255.0 * linear * (f / 255.0)).astype(np.uint8)) for f in factor]
+    tables = [_shown(linear * f) for f in factor.astype(np.float64)]
     return image.point([int(v) for table in tables for v in table])
 
 

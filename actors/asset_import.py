@@ -23,7 +23,7 @@ from actors.asset_finder import Finder
 from actors.asset_formats import MissingTexture, read_parts
 from actors.asset_manifest import MANIFEST, AssetRecord, AssetSource, ImportSettings, read_manifest, write_manifest
 from actors.asset_quality import asymmetry, color_error, deviation
-from actors.asset_surface import as_mesh, is_watertight, merge_parts
+from actors.asset_surface import as_mesh, merge_parts
 from common.errors import AssetError, ConfigError, bad_value
 from common.records import decode_record
 from common.scene import Symmetry, Triple
@@ -188,7 +188,7 @@ def import_model(
         triangles=len(mesh.faces),
         extent=_triple(extent, 6),
         center=_triple(center, 6),
-        closed=is_watertight(surface),
+        closed=mesh.closed,
         symmetry=symmetry,
         licence=licence,
         sources=tuple(AssetSource(_relative(f, folder), _sha256(f)) for f in files),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from actors.asset_files import load_asset, mesh_arrays, mesh_path, texture_path
 from actors.asset_manifest import AssetRecord, read_manifest
 from actors.byte_cache import ByteCache
-from actors.shapes import Mesh
+from actors.mesh import Mesh
 from common.scene import Symmetry, Triple
 
 U8 = NDArray[np.uint8]

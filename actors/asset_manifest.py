@@ -60,7 +60,7 @@ class AssetRecord:
         triangles: of the stored mesh.
         extent: edge lengths of the bounding box [m].
         center: of the bounding box in the file's frame, after scaling and turning z up [m]; the stored origin.
-        closed: every edge of the stored surface belongs to two triangles.
+        closed: the stored mesh is, see `actors.mesh.is_closed`.
         symmetry: as annotated, about the stored origin, or None.
         licence: as the importer gave it.
         sources: files it was made of, the model first.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 
 from actors.asset_formats import Part
-from actors.shapes import Mesh
+from actors.mesh import Mesh, recorded_mesh
 from common.errors import AssetError, bad_value
 
 F64 = NDArray[np.float64]
@@ -71,7 +71,7 @@ def merge_parts(parts: Sequence[Part], scale: float = 1.0, y_up: bool = False) -
     keys = np.round(position / (size * 1e-6)).astype(np.int64)
     _, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
     points, faces = position[first], inverse.reshape(-1, 3).astype(np.int64)
-    keep = proper_triangles(points, faces, size)
+    keep = _proper(points, faces, size)
     if not keep.any():
         raise AssetError("all triangles are degenerate: the surface has no area")
     surface = Surface(
@@ -97,7 +97,7 @@ def _check_size(size: float, scale: float) -> None:
     raise AssetError(bad_value("longest edge of the bounding box", float(f"{size:.6g}"), allowed))
 
 
-def proper_triangles(points: F64, faces: I64, size: float) -> NDArray[np.bool_]:
+def _proper(points: F64, faces: I64, size: float) -> NDArray[np.bool_]:
     """Triangles that have an area and stand there for the first time."""
     a, b, c = points[faces].transpose(1, 0, 2)
     area = np.linalg.norm(np.cross(b - a, c - a), axis=1)
@@ -138,12 +138,6 @@ def oriented(surface: Surface) -> Surface:
     )
 
 
-def is_watertight(surface: Surface) -> bool:
-    """True if every edge belongs to exactly two triangles."""
-    edges = np.sort(surface.faces[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1)
-    return bool((np.unique(edges, axis=0, return_counts=True)[1] == 2).all())
-
-
 def corner_normals(surface: Surface) -> F64:
     """Unit normals of the corners, f64 (F, 3, 3): triangles around a point that meet below `CREASE` are shaded as one.
 
@@ -155,12 +149,16 @@ def corner_normals(surface: Surface) -> F64:
     cosine = np.einsum("fcx,fcx->fc", ahead, back)
     angle = np.arctan2(np.linalg.norm(np.cross(ahead, back), axis=2), cosine)
     normal = np.cross(ahead[:, 0], back[:, 0])
-    normal /= np.linalg.norm(normal, axis=1, keepdims=True)
+    length = np.linalg.norm(normal, axis=1, keepdims=True)
+    # A triangle without area shows nowhere; its normal only has to be one.
+    normal = np.where(length > 0.0, normal / np.where(length > 0.0, length, 1.0), [0.0, 0.0, 1.0])
     count = len(surface.faces)
     face = np.repeat(np.arange(count), 3)
     incidence = coo_matrix((np.ones(3 * count), (np.arange(3 * count), surface.faces.ravel()))).tocsr()
     pairs = (incidence @ incidence.T).tocoo()
     smooth = np.einsum("ij,ij->i", normal[face[pairs.row]], normal[face[pairs.col]]) > np.cos(CREASE)
+    # Every corner counts for itself, be its angle as small as it may.
+    angle = np.maximum(angle, 1e-6)
     row, col = pairs.row[smooth], pairs.col[smooth]
     weight = coo_matrix((angle.ravel()[col], (row, col)), shape=(3 * count, 3 * count)).tocsr()
     summed = np.asarray(weight @ normal[face])
@@ -186,6 +184,5 @@ def as_mesh(surface: Surface, uvs: F64) -> tuple[Mesh, F64]:
     )
     # Vertices are split where texture coordinates or normals jump, and only there.
     rows, index = np.unique(corners, axis=0, return_inverse=True)
-    points = np.round(surface.points - center, 9)[rows[:, 0].astype(np.int64)]
-    arrays = [np.ascontiguousarray(a, dtype=np.float32) for a in (points, rows[:, 3:], rows[:, 1:3])]
-    return Mesh(arrays[0], index.reshape(-1, 3).astype(np.int32), arrays[1], arrays[2]), center
+    points = (surface.points - center)[rows[:, 0].astype(np.int64)]
+    return recorded_mesh(points, index.reshape(-1, 3), rows[:, 3:], rows[:, 1:3]), center
