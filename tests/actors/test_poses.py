@@ -226,6 +226,21 @@ def test_a_hidden_target_is_an_error_with_numbers(poses):
         SceneError, match=r"no desired camera pose found in 1000 draws: .* 0\.5 of the target visible \("
     ):
         sample_cameras(config, ENV, scene, seed=0, purpose=Purpose.SCENE, round=0, env=0)
+    # The desired camera looks at what the desired image shows.
+    bare = dataclasses.replace(scene, objects=scene.objects[:1])
+    with pytest.raises(SceneError, match=r"no start camera pose found in 1000 draws"):
+        sample_cameras(config, ENV, scene, seed=0, purpose=Purpose.SCENE, round=0, env=0, goal_scene=bare)
+
+
+def test_no_camera_is_in_the_target_itself():
+    shape, config = (
+        Shape("cube", (0.3,)),
+        dataclasses.replace(CONFIG, min_distance=0.02, max_distance=0.6, min_visible=0.1),
+    )
+    scene = a_scene(an_object(shape, standing(shape)))
+    for env in range(30):
+        for pose in sample_cameras(config, ENV, scene, seed=1, purpose=Purpose.SCENE, round=0, env=env)[:2]:
+            assert np.abs(pose[:3, 3] - [0.0, 0.0, 0.15]).max() > 0.15
 
 
 def test_a_fresh_process_draws_the_same():
