@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,23 @@ class Mesh:
     def extent(self) -> F64:
         """Edge lengths [m] of the bounding box, f64 (3,)."""
         return np.ptp(self.vertices.astype(np.float64), axis=0)
+
+
+def recorded_mesh(vertices: F64, faces: NDArray[np.integer[Any]], normals: F64, uvs: F64) -> Mesh:
+    """A mesh of arrays as a recipe gives them; the arrays are not writable, and `closed` is found out.
+
+    Args:
+        vertices: (V, 3) [m].
+        faces: (F, 3) vertex indices.
+        normals: (V, 3) unit.
+        uvs: (V, 2).
+    """
+    # Rounding to a nanometre hides last-bit differences between maths libraries: same recipe, same bytes.
+    arrays = [np.round(a, 9).astype(np.float32) for a in (vertices, normals, uvs)]
+    index = np.asarray(faces, dtype=np.int32)
+    for array in (*arrays, index):
+        array.setflags(write=False)
+    return Mesh(arrays[0], index, arrays[1], arrays[2], is_closed(arrays[0], index))
 
 
 def check_mesh(mesh: Mesh, name: str) -> None:

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from actors.lathe_profiles import draw_profile
 from common.errors import ConfigError, bad_value
 from common.rng import Purpose, philox
 from common.scene import Shape, ShapeKind
@@ -16,7 +17,7 @@ _SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 def mesh_library(seed: int, count: int, kinds: Sequence[str], split: Split = "train") -> tuple[Shape, ...]:
-    """Shapes 10 to 30 cm high, kinds in turn.
+    """Shapes of 10 to 30 cm, kinds in turn.
 
     Args:
         seed: of the run or the suite.
@@ -53,13 +54,33 @@ def _draw(seed: int, index: int, kind: str, side: int) -> Shape:
         values = [rng.uniform(0.08, 0.14), rng.uniform(0.16, 0.30)]
     elif kind == "sphere":
         values = [rng.uniform(0.08, 0.13)]
-    else:
+    elif kind == "revolution":
         values = _profile(rng)
-    # Sizes are whole numbers of 1/10 mm: even in one split, odd in the other, so that no shape is in both.
-    return Shape(kind, tuple(_on_side(v, side) for v in values))  # type: ignore[arg-type]
+    elif kind == "frustum":
+        bottom = rng.uniform(0.07, 0.13)
+        values = [bottom, bottom * rng.uniform(0.35, 0.8), rng.uniform(0.12, 0.28)]
+    elif kind == "capsule":
+        radius = rng.uniform(0.05, 0.09)
+        values = [radius, 2.0 * radius + rng.uniform(0.04, 0.12)]
+    elif kind == "torus":
+        values = [rng.uniform(0.07, 0.11), rng.uniform(0.025, 0.04)]
+    elif kind in ("prism", "pyramid"):
+        corners = float(rng.integers(3, 9))
+        return _shape(kind, side, [rng.uniform(0.07, 0.12), rng.uniform(0.12, 0.28)], (corners,))
+    else:
+        values = [value for point in draw_profile(rng) for value in point]
+        # The axis is the axis in both splits.
+        sizes = (0.0 if i % 2 == 0 and value == 0.0 else _on_side(value, side) for i, value in enumerate(values))
+        return Shape("lathe", tuple(sizes))
+    return _shape(kind, side, values)
+
+
+def _shape(kind: str, side: int, values: Sequence[float], counts: tuple[float, ...] = ()) -> Shape:
+    return Shape(kind, (*counts, *(_on_side(v, side) for v in values)))  # type: ignore[arg-type]
 
 
 def _on_side(value: float, side: int) -> float:
+    """Sizes are whole numbers of 1/10 mm: even in one split, odd in the other, so that no shape is in both."""
     return round((2 * round(value * 5000.0) + side) / 10000.0, 4)
 
 

@@ -7,27 +7,33 @@ not depend on the maths library.
 from __future__ import annotations
 
 import functools
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import SceneError, bad_value
 from common.rng import Purpose, philox
-from common.scene import Texture
+from common.scene import Texture, TextureKind
 
 SIDE = 64  # texels; a power of two, because coordinates wrap by masking
-_KINDS = ("plain", "checker", "noise", "stripes")
+_KINDS: tuple[TextureKind, ...] = get_args(TextureKind)
 F32 = NDArray[np.float32]
 
 
 def check_texture(texture: Texture, field: str = "texture") -> None:
-    """Check a texture's numbers.
+    """Check a texture's record: the numbers of a pattern, or that a picture is named.
 
     Raises:
         SceneError: naming the field that cannot be built.
     """
     if texture.kind not in _KINDS:
         raise SceneError(bad_value(f"{field}.kind", texture.kind, f"one of {_KINDS}"))
+    if (texture.kind == "image") != bool(texture.asset):
+        allowed = "the content hash of a picture" if texture.kind == "image" else "'' for every kind but 'image'"
+        raise SceneError(bad_value(f"{field}.asset", texture.asset, allowed))
+    if texture.kind == "image":
+        return
     colors = np.array(texture.colors, dtype=np.float64)
     if colors.ndim != 2 or colors.shape[1:] != (3,) or not len(colors):
         raise SceneError(bad_value(f"{field}.colors", texture.colors, "one or more RGB triples"))
@@ -41,7 +47,7 @@ def check_texture(texture: Texture, field: str = "texture") -> None:
 
 @functools.lru_cache(maxsize=512)
 def build_texture(texture: Texture) -> NDArray[np.uint8]:
-    """Texels u8 (S, S, 3), row v, column u; S is 1 for plain textures and `SIDE` otherwise. Read-only.
+    """Texels u8 (S, S, 3) of a pattern, row v, column u; S is 1 for plain textures and `SIDE` otherwise. Read-only.
 
     - plain: the first colour.
     - checker: `scale` cells per side; two colours alternate, more are drawn cell by cell.
@@ -50,9 +56,11 @@ def build_texture(texture: Texture) -> NDArray[np.uint8]:
     - stripes: the colours in turn along u + v, `scale` times per side, with random soft waves across.
 
     Raises:
-        SceneError: if the texture cannot be built.
+        SceneError: if the texture cannot be built; a picture is looked up among the assets, not built.
     """
     check_texture(texture)
+    if texture.kind == "image":
+        raise SceneError(bad_value("texture.kind", texture.kind, "a pattern; pictures are among the assets"))
     colors = np.array(texture.colors, dtype=np.float32)
     cells = max(1, round(texture.scale))
     if texture.kind == "plain":

@@ -3,7 +3,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from actors.textures import SIDE, build_texture
+from actors.textures import SIDE, build_texture, check_texture
 from common.errors import SceneError
 from common.scene import Texture
 
@@ -79,8 +79,18 @@ def test_the_cache_is_bounded_and_read_only():
         (Texture("noise", (RED,), 0.5), "scale"),
         (Texture("noise", (RED,), 1000.0), "scale"),
         (Texture("noise", (RED,), 4.0, -1), "seed"),
+        (Texture("noise", (RED,), asset="ab"), r"texture\.asset = 'ab'"),
+        (Texture("plain", asset="ab"), r"texture\.asset = 'ab'"),
+        (Texture("image"), r"texture\.asset = ''"),
+        (Texture("image", asset="ab"), "pictures are among the assets"),
     ],
 )
 def test_bad_textures_are_named(texture, message):
     with pytest.raises(SceneError, match=message):
         build_texture(texture)
+
+
+def test_a_picture_needs_its_name_and_nothing_else():
+    check_texture(Texture("image", (), 0.0, -1, "ab"))
+    with pytest.raises(SceneError, match=r"ground\.asset"):
+        check_texture(Texture("image"), "ground")
