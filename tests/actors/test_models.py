@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -105,6 +106,9 @@ def test_a_mesh_of_several_names_is_in_one_split(cache):
     alone = [dataclasses.replace(one, name=f"copy{i}") for i in range(40)]
     assert {len(split_entries([e], "train")) for e in alone} == {0, 1}
     assert sorted(len(split_entries(alone, s)) for s in ("train", "heldout")) == [0, 40]
+    # Whatever the order of the records is.
+    for a, b in itertools.pairwise(alone):
+        assert len(split_entries([a, b], "train")) == len(split_entries([b, a], "train"))
 
 
 def test_splits_of_pictures_share_none(config):

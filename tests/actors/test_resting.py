@@ -59,6 +59,42 @@ def test_any_body_rests_on_the_faces_that_trimesh_finds_stable(seed, count):
     assert 0.5 * np.abs(rests.probabilities - probabilities[match]).sum() < 0.35
 
 
+def rolled(points):
+    """Share of each rest of a body without coplanar faces by the rule in words: over the edge nearest to the foot."""
+    hull = ConvexHull(points)
+    center = trimesh.convex.convex_hull(points).center_mass
+    share, follows = np.zeros(len(hull.simplices)), np.arange(len(hull.simplices))
+    for i, (corners, plane) in enumerate(zip(points[hull.simplices], hull.equations, strict=True)):
+        foot = center - (plane[:3] @ center + plane[3]) * plane[:3]
+        # Solid angle: the spherical excess of the triangle, by its angles.
+        rays = (corners - center) / np.linalg.norm(corners - center, axis=1, keepdims=True)
+        for k in range(3):
+            a, b, c = np.roll(rays, k, axis=0)
+            u, v = np.cross(a, b), np.cross(a, c)
+            share[i] += np.arccos(u @ v / np.linalg.norm(u) / np.linalg.norm(v)) - np.pi / 3.0
+        ways = []
+        for k in range(3):
+            a, b = corners[(k + 1) % 3], corners[(k + 2) % 3]
+            along = np.clip((foot - a) @ (b - a) / ((b - a) @ (b - a)), 0.0, 1.0)
+            inward = np.cross(plane[:3], b - a)
+            inward *= np.sign((corners[k] - a) @ inward) / np.linalg.norm(inward)
+            ways.append((round(float(np.linalg.norm(a + along * (b - a) - foot)), 12), float((foot - a) @ inward), k))
+        if min(beyond for _, beyond, _ in ways) < 0.0:
+            # At a corner two edges are as near: over the one whose line is farther.
+            follows[i] = hull.neighbors[i, min(ways)[2]]
+    while (follows[follows] != follows).any():
+        follows = follows[follows]
+    return np.sort(np.bincount(follows, weights=share / share.sum(), minlength=len(share)))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(8, 30))
+def test_a_body_rolls_over_the_edge_that_its_centre_of_mass_is_beyond(seed, count):
+    points = np.random.default_rng(seed).normal(size=(count, 3)) * [0.05, 0.08, 0.12]
+    shares = rolled(points)
+    np.testing.assert_allclose(np.sort(resting_poses(points).probabilities), shares[shares > 0.0], atol=1e-6)
+
+
 def test_a_cylinder_stands_on_two_faces_and_rolls_on_the_side():
     rests = resting_poses(build_mesh(Shape("cylinder", (0.08, 0.2))).vertices)
     upright = np.abs(rests.rotations[:, 2, 2]) > 0.999
