@@ -262,17 +262,12 @@ def test_an_episode_is_seen_through_its_own_camera(env, renderer):
     np.testing.assert_allclose(env.goal().intrinsics, [usual, [1.4 * 32, 1.2 * 32, 0.45 * 32, 0.55 * 32], usual])
     np.testing.assert_array_equal(env.intrinsics, env.goal().intrinsics)
     renderer.reset(np.arange(N), [s.scene for s in starts])
-    for size, poses, image, mask in (
-        (32, env.goal_world_T_cam, goal.rgb, goal.image_mask),
-        (32, env.world_T_cam, sight.rgb, sight.image_mask),
-        (64, env.goal_world_T_cam, None, goal.mask),
-        (64, env.world_T_cam, None, sight.mask),
-    ):
-        shown = renderer.render(
-            np.arange(N), poses, env.intrinsics * (size / 32), (size, size), ["rgb", "instance_id", "depth"]
-        )
-        np.testing.assert_array_equal(shown.instance_id == 1, mask)
-        assert image is None or np.array_equal(shown.rgb, image)
+    for size, name in ((32, "image_mask"), (64, "mask")):
+        view = env.intrinsics * (size / 32), (size, size), ["rgb", "instance_id"]
+        for seen, poses in ((goal, env.goal_world_T_cam), (sight, env.world_T_cam)):
+            shown = renderer.render(np.arange(N), poses, *view)
+            np.testing.assert_array_equal(shown.instance_id == 1, getattr(seen, name))
+            assert size == 64 or np.array_equal(shown.rgb, seen.rgb)
     env.reset([a_start(i) for i in range(N)])
     np.testing.assert_array_equal(env.intrinsics, np.tile(usual, (N, 1)))
 
@@ -283,10 +278,8 @@ def test_each_picture_goes_through_the_sensor_of_its_scene(env):
     scene = dataclasses.replace(plain[1].scene, sensor=Sensor(occluders=(patch,)))
     goal_scene = dataclasses.replace(plain[1].goal_scene, sensor=Sensor(exposure=0.5))
     starts = [plain[0], dataclasses.replace(plain[1], scene=scene, goal_scene=goal_scene), plain[2]]
-    bare_goal = env.reset(plain)
-    bare = env.look(image=True, geometry=True, masks=True)
-    goal = env.reset(starts)
-    sight = env.look(image=True, geometry=True, masks=True)
+    bare_goal, bare = env.reset(plain), env.look(image=True, geometry=True, masks=True)
+    goal, sight = env.reset(starts), env.look(image=True, geometry=True, masks=True)
     np.testing.assert_array_equal(goal.rgb[[0, 2]], bare_goal.rgb[[0, 2]])
     np.testing.assert_allclose(goal.rgb[1], bare_goal.rgb[1] * 0.5, atol=0.51)
     np.testing.assert_array_equal(env.goal().rgb, goal.rgb)
@@ -314,8 +307,7 @@ def test_noise_depends_on_the_scene_and_the_picture_only(renderer):
     np.testing.assert_array_equal(first, again[:, [1, 2, 0]])
     # The same view twice, the goal's and another scene's: each has noise of its own.
     bare = ServoEnv(renderer, CONFIG, RewardConfig(), N)
-    clean = bare.reset([a_start(i) for i in range(N)]).rgb
-    sight = bare.look(image=True, masks=False).rgb
+    clean, sight = bare.reset([a_start(i) for i in range(N)]).rgb, bare.look(image=True, masks=False).rgb
     noise = first.astype(float) - np.stack([clean, sight, sight])
     patterns = noise.reshape(3 * N, -1)
     assert np.abs(np.corrcoef(patterns) - np.eye(3 * N)).max() < 0.1 and patterns.std() > 5.0
