@@ -28,9 +28,9 @@ U8 = NDArray[np.uint8]
 
 _SWATCH = 8  # texels a plain colour is wide
 _BORDER = 2  # texels around a picture that shares the texture
-_SMALLEST_PATCH = 4
-_WANTED_PATCH = 12
+_SMALLEST_PATCH, _WANTED_PATCH, _LARGEST_PATCH = 4, 12, 32  # texels of the square of two painted triangles
 _MOST_REPEATS = 8
+_MASK_SIDE = 2048
 _COVERED = 64  # of 255: a texel shown less than this has lost its colour to rounding
 
 
@@ -129,11 +129,13 @@ def _shrunk(image: Image.Image, uvs: F64, size: tuple[int, int]) -> tuple[U8, ND
     """A picture at `size` (W, H) as texels u8 (H, W, 3), averaged over what triangles show of it; which texels show."""
     if image.width * image.height > 16 * size[0] * size[1]:
         image = image.reduce(max(1, min(image.width // (2 * size[0]), image.height // (2 * size[1]))))
-    mask = Image.new("L", image.size)
+    # Drawn finer than the picture: the outline of a polygon covers a pixel too much.
+    fine = max(1, _MASK_SIDE // max(image.size))
+    mask = Image.new("L", (fine * image.width, fine * image.height))
     draw = ImageDraw.Draw(mask)
-    pixels = uvs * image.size - 0.5
-    for triangle in pixels.reshape(-1, 6).tolist():
+    for triangle in (uvs * mask.size - 0.5).reshape(-1, 6).tolist():
         draw.polygon(triangle, fill=255, outline=255)
+    mask = mask.reduce(fine).point([255 if level >= 128 else 0 for level in range(256)])
     # Resampling weighs colours with the mask: no background bleeds into the charts.
     masked = image.copy()
     masked.putalpha(mask)
@@ -165,7 +167,7 @@ def _paint(
     """
     faces = np.flatnonzero(painted)
     pairs, width = math.ceil(len(faces) / 2), canvas.shape[1]
-    patch = next((p for p in range(64, 0, -1) if (width // p) * (band[1] // p) >= pairs), 0)
+    patch = next((p for p in range(_LARGEST_PATCH, 0, -1) if (width // p) * (band[1] // p) >= pairs), 0)
     if patch < _SMALLEST_PATCH:
         raise AssetError(bad_value("texture_side", width, f"more, for {len(faces)} triangles coloured by vertices"))
     leg = patch - 3
@@ -173,6 +175,8 @@ def _paint(
     i, j = i[i + j <= leg + 1], j[i + j <= leg + 1]
     weights = np.clip(np.stack([1.0 - (i + j) / leg, i / leg, j / leg], axis=1), 0.0, None)
     weights /= weights.sum(axis=1, keepdims=True)
+    # A little inwards: on an edge the triangle beyond it is as close.
+    weights = 0.98 * weights + 0.02 / 3.0
     unit = np.array([[0.0, 0.0], [leg, 0.0], [0.0, leg]])
     square = np.arange(len(faces)) // 2
     corner = np.stack([square % (width // patch), square // (width // patch)], axis=1) * patch + [0, band[0]]

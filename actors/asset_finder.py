@@ -12,7 +12,7 @@ from actors.asset_surface import Surface
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
-_SAMPLES = 100_000
+_SAMPLES = (5_000, 100_000)  # at least and at most; 20 per triangle between them
 _NEIGHBOURS = 8
 
 
@@ -22,7 +22,7 @@ class Finder:
     def __init__(self, surface: Surface) -> None:
         self.surface = surface
         corners = surface.corners()
-        self._points, self._faces = surface_samples(corners, _SAMPLES)
+        self._points, self._faces = surface_samples(corners, int(np.clip(20 * len(corners), *_SAMPLES)))
         self._points = np.concatenate([self._points, corners.mean(axis=1)])
         self._faces = np.concatenate([self._faces, np.arange(len(corners))])
         self._tree = cKDTree(self._points)

@@ -17,7 +17,7 @@ from common.scene import Symmetry
 F64 = NDArray[np.float64]
 U8 = NDArray[np.uint8]
 
-_SAMPLES = 20_000
+_SAMPLES = 10_000
 _TURNS = 12  # angles at which a continuous symmetry is tried
 _GOLDEN = np.pi * (3.0 - np.sqrt(5.0))  # no multiple of it is a symmetry of a regular polygon
 
@@ -80,6 +80,14 @@ def asymmetry(surface: Surface, symmetry: Symmetry) -> float:
     if not turns:
         return 0.0
     finder = Finder(surface)
-    points = np.concatenate([surface_samples(surface.corners(), _SAMPLES // 10)[0], surface.points[:_SAMPLES]]) - center
+    points = (
+        np.concatenate(
+            [
+                surface_samples(surface.corners(), _SAMPLES // 5)[0],
+                surface.points[:: len(surface.points) // _SAMPLES + 1],
+            ]
+        )
+        - center
+    )
     turned = np.concatenate([points @ so3_exp(turn).T for turn in turns]) + center
     return float(finder.closest(turned)[2].max() / surface.extent().max())

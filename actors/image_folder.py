@@ -56,9 +56,9 @@ class ImageFolder(Mapping[str, U8]):
         picture = open_picture(data, str(file))
         edge = min(picture.size)
         left, top = (picture.width - edge) // 2, (picture.height - edge) // 2
-        square = picture.resize(
-            (self.side, self.side), Image.Resampling.LANCZOS, box=(left, top, left + edge, top + edge)
-        )
+        # Cropped first: the filter reaches beyond a box that it is only told of.
+        square = picture.crop((left, top, left + edge, top + edge))
+        square = square.resize((self.side, self.side), Image.Resampling.LANCZOS)
         texels = np.array(square, dtype=np.uint8)
         texels.setflags(write=False)
         self._memory.put(key, texels, texels.nbytes)

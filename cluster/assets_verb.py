@@ -62,7 +62,8 @@ def import_assets(arguments: argparse.Namespace) -> int:
     outcomes: list[Outcome] = []
     # Closing publishes what is done, also after Ctrl-C.
     steps = closing(import_models(folder, models, cache, settings, arguments.licence, symmetries))
-    with Progress(console=Console(stderr=True), transient=True) as progress, steps as iterator:
+    screen = Console(stderr=True)
+    with Progress(console=screen, transient=True, disable=not screen.is_terminal) as progress, steps as iterator:
         task = progress.add_task("importing", total=len(models))
         for outcome in iterator:
             outcomes.append(outcome)

@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 
+from cluster.assets_verb import add_arguments
 from cluster.config_loading import load_config
 from common.errors import ConfigError, ServofleetError, bad_value
 
@@ -18,6 +19,7 @@ _EXAMPLES = """examples:
   servofleet train experiment=quickstart seed=1     another seed, another run directory
   servofleet evaluate experiment=quickstart         evaluate the newest weights of that run again
   servofleet replay info runs/quickstart-0/store    what a replay store holds
+  servofleet assets import models --out cache       OBJ, GLB and PLY models into a cache for scenes
   servofleet bench pipeline --json                  rates of every part on this machine
   servofleet bench render --quick                   our renderer against others, in three minutes
   servofleet render scenes.png scenes.difficulty=hard   a picture of scenes as episodes draw them
@@ -83,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     replay = verb("replay", _replay, "Look into a replay store.")
     replay.add_argument("action", choices=["info"], help="info: episodes, rows, bytes, phases, versions, IoU, writers")
     replay.add_argument("path", help="store directory")
+    add_arguments(verb("assets", _assets, "Import models into a cache that scenes are drawn from."))
     bench = verb("bench", _bench, "Measure rates on this machine.")
     bench.add_argument(
         "what",
@@ -159,6 +162,12 @@ def _render(arguments: argparse.Namespace) -> int:
     result = render_scenes(config, out, kinds=kinds, count=arguments.count, seed=seed, side=arguments.side)
     print(json.dumps(result) if arguments.json else result["path"])
     return 0
+
+
+def _assets(arguments: argparse.Namespace) -> int:
+    from cluster.assets_verb import import_assets
+
+    return import_assets(arguments)
 
 
 def _bench(arguments: argparse.Namespace) -> int:
