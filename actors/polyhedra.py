@@ -134,8 +134,12 @@ def _in_column(face: _Face, column: int, columns: int) -> _Face:
 
 
 def _column(uvs: F64, column: int, columns: int) -> F64:
-    """Texture coordinates 0..1 moved into one of several columns of the texture, off its borders."""
-    return np.asarray((np.array([column, 0.0]) + 0.04 + 0.92 * uvs) / [columns, 1.0])
+    """Texture coordinates 0..1 moved into one of several columns of the texture, off its borders.
+
+    The columns are half as high as the texture, and one alone is half as wide: each texel shows many times, and a whole
+    texture in every fold would be too fine.
+    """
+    return np.asarray((np.array([column, 0.0]) + 0.04 + 0.92 * uvs) / [max(columns, 2), 2.0])
 
 
 def _strip(index: int, count: int, corners: F64) -> F64:

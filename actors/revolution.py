@@ -16,6 +16,7 @@ import numpy as np
 from actors.mesh import F64, Mesh, recorded_mesh
 
 _CREASE = np.cos(np.deg2rad(40.0))  # of the largest angle between segments that still meet in a smooth edge
+_FOLDED_U = 1.0 / 16.0  # off the borders of cells, where there are eight per texture or fewer
 _STRAIGHT = 1e-9  # sine of an angle that is none
 _SAME = 1e-8  # metres, well under what the vertices are rounded to in float32
 
@@ -114,7 +115,7 @@ def profile_mesh(profile: Profile, segments: int, symmetric: bool) -> Mesh:
         upper.append(len(rows) - 1)
     at, normal, height = (np.array([row[k] for row in rows]) for k in range(3))
     turn, cos, sin = _turns(segments)
-    u = np.full_like(turn, 0.5) if symmetric else turn
+    u = np.full_like(turn, _FOLDED_U) if symmetric else turn
     index = np.arange(at.shape[0] * (segments + 1)).reshape(-1, segments + 1)
     low, high = index[lower], index[upper]
     below = np.stack([low[:, :-1], low[:, 1:], high[:, 1:]], axis=-1)[at[lower, 0] > 0.0]

@@ -95,20 +95,17 @@ def found_again(mesh, points, normals, uvs, near=1e-6, turned=2e-3):
     """Which of the points (N,) lie on the surface with the same normal and, where given, texture coordinates."""
     a, b, c = (mesh.vertices[mesh.faces[:, k]].astype(np.float64) for k in range(3))
     area = np.cross(b - a, c - a)
-    out = []
-    for i, point in enumerate(points):
-        # Barycentric coordinates of the foot of the point on every face's plane.
-        parts = [np.cross(q - p, point - p) for p, q in ((b, c), (c, a), (a, b))]
-        weights = (
-            np.stack([np.sum(part * area, axis=1) for part in parts], axis=1) / np.sum(area * area, axis=1)[:, None]
-        )
-        away = np.abs(np.sum((point - a) * area, axis=1)) / np.linalg.norm(area, axis=1)
-        on = np.flatnonzero((away < near) & (weights > -1e-4).all(axis=1))
-        same = np.linalg.norm(_mix(weights[on], mesh.normals[mesh.faces[on]]) - normals[i], axis=1) < turned
-        if uvs is not None:
-            same &= np.linalg.norm(_mix(weights[on], mesh.uvs[mesh.faces[on]]) - uvs[i], axis=1) < 1e-3
-        out.append(same.any())
-    return np.array(out)
+    size = np.sum(area * area, axis=1)
+    away = np.abs(points @ area.T - np.sum(a * area, axis=1)) / np.sqrt(size)
+    # Barycentric coordinates (N, F, 3) of the points' feet on the planes of the faces.
+    steps = [(p, np.cross(area, q - p) / size[:, None]) for p, q in ((b, c), (c, a), (a, b))]
+    weights = np.stack([points @ step.T - np.sum(p * step, axis=1) for p, step in steps], axis=2)
+    point, face = np.nonzero((away < near) & (weights > -1e-4).all(axis=2))
+    on = weights[point, face]
+    same = np.linalg.norm(_mix(on, mesh.normals[mesh.faces[face]]) - normals[point], axis=1) < turned
+    if uvs is not None:
+        same &= np.linalg.norm(_mix(on, mesh.uvs[mesh.faces[face]]) - uvs[point], axis=1) < 1e-3
+    return np.bincount(point[same], minlength=len(points)) > 0
 
 
 def _mix(weights, values):

@@ -88,6 +88,16 @@ POLYGON = SEGMENTS / (2 * np.pi) * np.sin(2 * np.pi / SEGMENTS)  # area of the r
 COARSE = 24 / (2 * np.pi) * np.sin(2 * np.pi / 24)
 
 
+def test_the_other_meshes_are_the_recorded_ones():
+    digest = hashlib.sha256()
+    for name, shape in SHAPES.items():
+        for mesh in [build_mesh(shape, True)] + [build_mesh(shape)] * (name not in FIRST):
+            for array in (mesh.vertices, mesh.normals, mesh.uvs, mesh.faces):
+                # A digit less than the meshes have: these are new, and a last bit may yet differ between machines.
+                digest.update(np.round(array.astype(np.float64), 6).astype(np.float32).tobytes())
+    assert digest.hexdigest()[:16] == "528eb99609495605"
+
+
 @pytest.mark.parametrize(
     ("name", "volume", "extent"),
     [
@@ -207,7 +217,7 @@ def test_symmetries_map_points_to_points_of_equal_normal_and_texel(name):
     for rotation in declared(shape, SYMMETRIC):
         assert is_symmetry(build_mesh(shape, True), rotation, with_uvs=True).all()
         # The ordinary layout shows most points another texel, however it is turned.
-        assert is_symmetry(build_mesh(shape), rotation, with_uvs=True, count=100).mean() < 0.1
+        assert is_symmetry(build_mesh(shape), rotation, with_uvs=True, count=60).mean() < 0.1
 
 
 @pytest.mark.parametrize("name", [n for n in SHAPES if n not in ("sphere", "square prism")])
