@@ -91,6 +91,17 @@ def test_several_looks_share_one_texture():
     assert is_globe(points - [0.6, 0, 0], colors, 25.0)  # linear between few vertices
 
 
+def test_pictures_do_not_bleed_into_each_other():
+    flat = np.array([[0.0, 0, 0], [0.1, 0, 0], [0.1, 0.1, 0], [0, 0.1, 0]])
+    faces = np.array([[0, 1, 2], [0, 2, 3]])
+    pictures = [Image.new("RGB", (32, 32), color) for color in (RED, BLUE)]
+    parts = [Part(flat + k * np.array([0.2, 0, 0]), faces, uvs=flat[:, :2] * 10.0, image=pictures[k]) for k in (0, 1)]
+    surface, uvs, texels = dressed(parts, 64)
+    for i, color in enumerate((RED, BLUE)):
+        corners = sample_texture(texels, uvs[surface.part == i].reshape(-1, 2))
+        assert np.abs(corners - color).max() < 1e-9
+
+
 def test_parts_of_one_picture_share_its_cell():
     _, uvs, _ = dressed([globe_part(), globe_part((0.3, 0, 0)), Part(*box_arrays((0.1,) * 3, (0, 0.3, 0)))], 512)
     half = len(globe_arrays()[1])

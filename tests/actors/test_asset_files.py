@@ -55,6 +55,16 @@ def test_storing_mends_a_damaged_file_and_leaves_a_good_one_alone(tmp_path, mesh
     assert file.read_bytes() == good
 
 
+def test_nothing_half_written_gets_a_name(tmp_path, mesh, monkeypatch):
+    def broken(fd):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("common.fsio.os.fsync", broken)
+    with pytest.raises(OSError, match="Input/output"):
+        store_mesh(tmp_path, mesh)
+    assert list((tmp_path / "meshes").iterdir()) == []
+
+
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(at=st.floats(0.0, 0.9999), bit=st.integers(0, 7))
 def test_one_flipped_bit_is_noticed_and_named(tmp_path, mesh, at, bit):

@@ -131,6 +131,9 @@ def test_vertex_colours_of_a_ply_and_materials_of_a_glb(tmp_path):
     looks = {"image" if p.image else "colors" if p.colors is not None else p.color for p in parts}
     # glTF's colours are linear: 55 of 255 is shown as 128.
     assert looks == {"image", "colors", (128, 0, 255)}
+    (painted,) = [p.colors for p in parts if p.colors is not None]
+    linear = (np.round(color_of(colored().vertices / 0.1)) / 255) ** (1 / 2.2)
+    assert np.abs(painted / 255 - linear).max() < 0.04
 
 
 def test_a_glb_tints_its_picture_by_a_linear_factor(tmp_path):
