@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from actors.mesh_library import mesh_library
 from actors.shapes import Mesh, build_mesh
-from actors.warp_kernels import GROUND_DEPTH
+from actors.warp_layout import GROUND_DEPTH
 from actors.warp_renderer import WarpRenderer
 from common.errors import SceneError
 from common.geometry import (
@@ -203,7 +203,8 @@ def test_the_image_follows_camera_and_object_alike(renderer):
     frames = renderer.render(ids(0, 1), np.stack([pose, move @ pose]), intrinsics(2, 96), (96, 96), ALL)
     mask = frames.instance_id[0] == 1
     assert (mask != (frames.instance_id[1] == 1)).sum() <= 2
-    both = mask & (frames.instance_id[1] == 1)
+    # The ground did not move along, and shows through the smoothed edges.
+    both = mask & (frames.instance_id[1] == 1) & away_from_edges(frames.instance_id[0])
     assert np.mean(np.abs(frames.rgb[0].astype(int) - frames.rgb[1])[both] > 2) < 0.005
     np.testing.assert_allclose(frames.depth[0], frames.depth[1], rtol=1e-4)
 
@@ -292,7 +293,7 @@ def test_batches_too_large_for_the_scratch_are_drawn_in_pieces(renderer, monkeyp
     renderer.reset(np.arange(4), mixed_scenes(4, seed=5))
     poses, env = cameras_around(7, seed=6), ids(0, 1, 2, 3, 0, 1, 2)
     whole = renderer.render(env, poses, intrinsics(7, 32), (32, 32), ALL)
-    monkeypatch.setattr("actors.warp_renderer._SCRATCH_BYTES", 1)
+    monkeypatch.setattr("actors.warp_launch.MAX_FRAMES", 2)
     assert digest(renderer.render(env, poses, intrinsics(7, 32), (32, 32), ALL)) == digest(whole)
 
 
@@ -382,7 +383,7 @@ BAD_SCENES = {
     "rigid": a_scene(SceneObject(Shape("cube", (0.1,)), GROUND, Symmetry(), 1, TILTED)),
     "shape.asset": a_scene(SceneObject(Shape("mesh", (), "nowhere"), GROUND, Symmetry(), 1, POSE)),
     "params": a_scene(SceneObject(Shape("cube", (-0.1,)), GROUND, Symmetry(), 1, POSE)),
-    "shape.kind": a_scene(SceneObject(Shape("torus", (0.1,)), GROUND, Symmetry(), 1, POSE)),
+    "shape.kind": a_scene(SceneObject(Shape("teapot", (0.1,)), GROUND, Symmetry(), 1, POSE)),
 }
 
 
