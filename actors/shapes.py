@@ -88,6 +88,8 @@ def check_shape(shape: Shape) -> None:
     for i, value in enumerate(params[first:], start=first):
         if not (value > 0.0 or (i in ends and value == 0.0)):
             raise SceneError(bad_value(f"shape.params[{i}] of a {kind}", value, "a length in metres, > 0, < 100"))
+    if kind == "revolution" and not any(params[1:]):
+        raise SceneError(bad_value(name, params, "a radius over 0"))
     sizes = [value for value in params[first:] if value > 0.0]
     if min(sizes) < max(_SMALLEST, _RATIO * max(sizes)):
         allowed = f"lengths >= {_SMALLEST:g} m, the smallest at least {_RATIO:g} of the largest"

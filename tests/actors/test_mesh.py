@@ -90,6 +90,15 @@ def test_split_vertices_are_welded_and_degenerate_faces_ignored():
     assert not is_closed(vertices, needle) and not is_closed(vertices, faces[:0])
 
 
+def test_an_edge_belongs_to_two_faces():
+    """Two tetrahedra that share an edge: it has four faces, and directions in pairs."""
+    points = np.array([[0, 0, 0], [0, 0, 1], [1, 0, 0], [1, 1, 1], [-1, 0, 0], [-1, -1, 1]], np.float32)
+    one = np.array([[0, 2, 1], [0, 3, 2], [0, 1, 3], [1, 2, 3]], np.int32)
+    other = np.where(one > 1, one + 2, one)
+    assert is_closed(points[:4], one) and is_closed(points, other)
+    assert not is_closed(points, np.concatenate([one, other]))
+
+
 def test_every_part_must_be_wound_outward():
     ball, far = trimesh.creation.icosphere(radius=0.1), trimesh.creation.icosphere(radius=0.01)
     far.apply_translation([5.0, 5.0, 5.0])

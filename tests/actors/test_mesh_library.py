@@ -75,6 +75,8 @@ def test_lathes_are_of_seven_families_some_hollow_some_mirrored(split):
         ring, inside = shape.params[:2] == shape.params[-2:], shape.params[0] == shape.params[-2] == 0.0
         mirrored = len(symmetry_of(shape, Texture()).rotations) == 1
         families[len(shape.params), ring, inside, mirrored] += 1
+        # Of rings with seven points nuts narrow towards their ends.
+        assert mirrored == (ring and (len(shape.params) == 10 or shape.params[2] != shape.params[4]))
     cup, bowl, vase = (12, False, True, False), (28, False, True, False), (32, False, True, False)
     bottle, flange = (16, False, False, False), (14, True, False, False)
     nut, tube = (14, True, False, True), (10, True, False, True)

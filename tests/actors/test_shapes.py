@@ -318,6 +318,7 @@ def test_other_rotations_and_patterns_change_the_look(renderer):
         (Shape("revolution", (0.1, 0.1)), "two or more radii"),
         (Shape("revolution", (0.1, 0.1, 0.0, 0.1)), r"params\[2\]"),
         (Shape("cone", (-1.0, 1.0)), r"params\[0\]"),
+        (Shape("revolution", (1.0, 0.0, 0.0)), "a radius over 0"),
         (Shape("mesh", (), "abc"), "shape.kind"),
         (Shape("teapot", (0.1,)), "shape.kind"),
         (Shape("torus", (0.1,)), "2 number"),
