@@ -50,6 +50,7 @@ FOLD = 0.004  # second difference of 1/z, relative, above which a surface counts
                 edge[k] = (o != t[l] >> BITS) | (o != t[r] >> BITS) | (o != t_up[j] >> BITS) | (o != t_down[j] >> BITS);
         }
         for (int k = 0; k < m; ++k) {
+#if !defined(__CUDA_ARCH__)
             unsigned long long eight = 1ull;
             if (k + 8 <= m) __builtin_memcpy(&eight, edge + k, 8);
             if (!eight) {
@@ -57,6 +58,7 @@ FOLD = 0.004  # second difference of 1/z, relative, above which a surface counts
                 k += 7;
                 continue;
             }
+#endif
             if (edge[k]) {
                 const int at = 4 * (pixel_at + row * width + count);
                 for (int s = 0; s < 4; ++s) {

@@ -193,10 +193,11 @@ def ground_row(T: Tables, V: Views, S: Scratch, I: Images, frame: int, row: int,
     const float base = view[0] + view[2] * ((float)row + 0.5f) + 0.5f * view[1], step = view[1];
     if (I.want_depth) {
         float* out = I.depth.data + at;
+        const float nothing = 1e38f * 1e38f;
         for (int j = 0; j < width; ++j) {
             const float w = base + step * (float)j;
             const bool hit = (w > LEAST) & (w <= MOST);
-            out[j] = hit ? 1.0f / (hit ? w : 1.0f) : INFINITE;
+            out[j] = hit ? 1.0f / (hit ? w : 1.0f) : nothing;
         }
         for (int j = x0; j < x1; ++j)
             if (S.winner.data[from + j] >= 0) out[j] = 1.0f / S.nearest.data[from + j];
@@ -209,7 +210,7 @@ def ground_row(T: Tables, V: Views, S: Scratch, I: Images, frame: int, row: int,
             if (id >= 0) out[j] = T.object_i.data[(env * T.objects + (id >> BITS)) * OBJI + 2];
         }
     }
-    """.replace("INFINITE", "__builtin_inff()")
+    """
 )
 def geometry_row(T: Tables, V: Views, S: Scratch, I: Images, frame: int, row: int, x0: int, x1: int):  # noqa: E741
     """Instance ids and depths of a row; objects are only among columns [x0, x1)."""

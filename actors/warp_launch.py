@@ -23,9 +23,9 @@ from actors.warp_layout import (
 )
 from common.protocols import F64, I64, Channel
 
-_CUDA_SCRATCH_BYTES = 2_000_000_000
+_SCRATCH_BYTES = 2_000_000_000  # where every frame has its own
 _CUDA_COLUMNS = 8  # pixels per task
-MAX_FRAMES = 1 << 20  # of one launch on the CPU
+MAX_FRAMES = 1 << 20  # of one launch where frames share it
 _DTYPES = {"rgb": (wp.uint8, 3), "instance_id": (wp.int32, 1), "depth": (wp.float32, 1)}
 Largest = tuple[int, int, int, int]
 
@@ -33,9 +33,13 @@ Largest = tuple[int, int, int, int]
 class Launcher:
     """Scratch memory on one device and the launches that use it."""
 
-    def __init__(self, device: Any, antialias: bool, mipmaps: bool) -> None:
-        """On a Warp device; for the switches see `actors.warp_renderer.WarpRenderer`."""
+    def __init__(self, device: Any, antialias: bool, mipmaps: bool, in_steps: bool | None = None) -> None:
+        """On a Warp device; for the switches see `actors.warp_renderer.WarpRenderer`.
+
+        `in_steps`: draw in many small tasks; by default so on CUDA, where it is the fast way, and not on the CPU.
+        """
         self._device, self._cuda = device, bool(device.is_cuda)
+        self._in_steps = self._cuda if in_steps is None else in_steps
         self._antialias, self._mipmaps = antialias, mipmaps
         self._buffers: dict[str, Any] = {}
 
@@ -73,7 +77,7 @@ class Launcher:
             views.intr = wp.array(np.ascontiguousarray(intrinsics[part]).ravel(), device=self._device)
             images = self._images({c: a[part] for c, a in out.items()})
             scratch = self._scratch(part.stop - start, tables.objects, largest[1], size, views.smooth)
-            if self._cuda:
+            if self._in_steps:
                 self._draw_steps(tables, views, scratch, images, part.stop - start, largest)
             else:
                 self._launch(kernels.draw_frame, part.stop - start, [tables, views, scratch, images])
@@ -93,7 +97,7 @@ class Launcher:
             views.pose = wp.array(np.tile(np.eye(4)[:3].ravel(), n), device=self._device)
             views.intr = wp.array(np.ones(4 * n), device=self._device)
             scratch = self._scratch(n, tables.objects, largest[1], size, 0)
-            if not self._cuda:
+            if not self._in_steps:
                 self._launch(kernels.draw_shadow, n, [tables, views, scratch])
                 continue
             self._visible(tables, views, scratch, n, largest)
@@ -118,8 +122,9 @@ class Launcher:
         if views.smooth:
             self._launch(kernels.mark, (n, views.height), scene)
             self._launch(kernels.raster_triangles, (n, objects, clusters), [*scene, 1])
-            count = n * views.height * views.width * 4
-            self._launch(kernels.unpack, count, [scratch.sample_keys, scratch.sample_near, scratch.sample_winner])
+            if self._cuda:
+                count = n * views.height * views.width * 4
+                self._launch(kernels.unpack, count, [scratch.sample_keys, scratch.sample_near, scratch.sample_winner])
         groups = -(-views.width // _CUDA_COLUMNS)
         self._launch(kernels.shade, (n, views.height, groups), [*scene, images, _CUDA_COLUMNS])
 
@@ -130,8 +135,9 @@ class Launcher:
         self._launch(kernels.project, (n, objects, vertices), scene)
         self._launch(kernels.clear_rows, (n, views.height), scene)
         self._launch(kernels.raster_triangles, (n, objects, -(-triangles // CLUSTER)), [*scene, 0])
-        count = n * views.height * views.width
-        self._launch(kernels.unpack, count, [scratch.keys, scratch.nearest, scratch.winner])
+        if self._cuda:
+            count = n * views.height * views.width
+            self._launch(kernels.unpack, count, [scratch.keys, scratch.nearest, scratch.winner])
 
     def _launch(self, kernel: Any, dim: Any, inputs: list[Any]) -> None:
         wp.launch(kernel, dim=dim, inputs=inputs, device=self._device)
@@ -156,17 +162,17 @@ class Launcher:
 
     def _piece(self, n: int, objects: int, vertices: int, pixels: int, edges: int) -> int:
         """Frames that go through at once; on the CPU they share one frame's scratch."""
-        if not self._cuda:
+        if not self._in_steps:
             return max(1, min(n, MAX_FRAMES))
         per_frame = 16 * vertices + 72 * objects + pixels * (16 + (69 if edges else 0)) + 4 * VIEW_FLOATS
-        return max(1, min(n, _CUDA_SCRATCH_BYTES // per_frame))
+        return max(1, min(n, _SCRATCH_BYTES // per_frame))
 
     def _scratch(self, n: int, objects: int, vertices: int, size: tuple[int, int], edges: int) -> Scratch:
-        frames, (height, width) = (n if self._cuda else 1), size
+        frames, (height, width) = (n if self._in_steps else 1), size
         pixels = height * width
         samples = 4 * pixels if edges else 1
         scratch = Scratch()
-        scratch.per_frame, scratch.vertices = int(self._cuda), vertices
+        scratch.per_frame, scratch.vertices = int(self._in_steps), vertices
         lengths: dict[str, tuple[int, Any]] = {
             "view": (frames * VIEW_FLOATS, wp.float32),
             "placed_f": (frames * objects * PLACED_FLOATS, wp.float32),
