@@ -189,8 +189,11 @@ _TEXTURED = """
             } else {
                 for (int k = 0; k < n; ++k) {
                     const unsigned f = (unsigned)lod[k] & 255u;
-                    rb[k] = (rb[k] >> 8 & PAIR) * (256u - f) + (a00[k] >> 8 & PAIR) * f;
-                    gg[k] = (gg[k] >> 8) * (256u - f) + (a01[k] >> 8) * f;
+                    const unsigned both = (rb[k] >> 8 & PAIR) * (256u - f) + (a00[k] >> 8 & PAIR) * f;
+                    const unsigned g = (gg[k] >> 8) * (256u - f) + (a01[k] >> 8) * f;
+                    // One level alone keeps its fractions, whatever its neighbours in this run need.
+                    rb[k] = f ? both : rb[k];
+                    gg[k] = f ? g : gg[k];
                 }
             }
         }
