@@ -12,13 +12,16 @@ from actors.warp_layout import PROLOGUE, SAMPLES, Scratch, Tables, Views
 
 wp.set_module_options({"enable_backward": False})
 
-FOLD = 0.004  # second difference of 1/z, relative, above which a surface counts as folded
+FOLD = 0.8  # change of dz / dx from one pixel to the next, above which a surface counts as folded
 
 
 @wp.func_native(
     PROLOGUE
     + SAMPLES
-    + f"    constexpr float FOLD = {FOLD}f;"
+    + f"""
+    // The second difference of 1/z, relative, is the change of slope times a pixel's width at z = 1.
+    const float fold_limit = {FOLD}f / (float)(in[0] < in[1] ? in[0] : in[1]);
+    """
     + """
     const float* n = S.nearest.data + pixel_at + row * width;
     const int* t = S.winner.data + pixel_at + row * width;
@@ -41,7 +44,7 @@ FOLD = 0.004  # second difference of 1/z, relative, above which a surface counts
             const int other = (o ^ t[j - 1] >> BITS) | (o ^ t[j + 1] >> BITS) | (o ^ t_up[j] >> BITS)
                             | (o ^ t_down[j] >> BITS);
             const float w = n[j], dx = n[j - 1] + n[j + 1] - 2.0f * w, dy = n_up[j] + n_down[j] - 2.0f * w;
-            const float limit = FOLD * w, ex = dx < 0.0f ? -dx : dx, ey = dy < 0.0f ? -dy : dy;
+            const float limit = fold_limit * w, ex = dx < 0.0f ? -dx : dx, ey = dy < 0.0f ? -dy : dy;
             edge[k] = (unsigned char)((other != 0) | ((o >= 0) & ((ex > limit) | ((ey > limit) & inner))));
         }
         for (int k = 0; k < m; k += m - 1 > 0 ? m - 1 : 1) {

@@ -52,6 +52,17 @@ COLOR = f"""
         const float below = (q[SIDE] > d ? 1.0f - a : 0.0f) + (q[SIDE + 1] > d ? a : 0.0f);
         return (int)((above * (1.0f - b) + below * b) * 256.0f + 0.5f);
     }};
+    // How much of the ground around (s, t) is in the shadow, in 256ths.
+    auto ground_covered = [&](float s, float t) -> int {{
+        const float edge = (float)(SIDE - 2);
+        if (!((s >= 1.0f) & (s < edge) & (t >= 1.0f) & (t < edge))) return 0;
+        const float fs = s - 0.5f, ft = t - 0.5f;
+        const int c = (int)fs, r = (int)ft;
+        const int a = (int)((fs - (float)c) * 256.0f), b = (int)((ft - (float)r) * 256.0f);
+        const int w11 = (a * b + 128) >> 8, w01 = a - w11, w10 = b - w11, w00 = 256 - a - b + w11;
+        const unsigned char* q = T.ground_shadow.data + (env * SIDE + r) * SIDE + c;
+        return w00 * q[0] + w01 * q[1] + w10 * q[SIDE] + w11 * q[SIDE + 1];
+    }};
     auto covered_at = [&](float x, float y, float z, float bias) -> int {{
         return covered(g[12] + z * (g[13] + g[14] * x + g[15] * y), g[16] + z * (g[17] + g[18] * x + g[19] * y),
                        g[20] + z * (g[21] + g[22] * x + g[23] * y) + bias);
@@ -142,19 +153,34 @@ COLOR = f"""
                 }
             }
         }
-        bool shaded = false;
+        int shaded = 0;
         if (shadows) {
             const float edge = (float)(SIDE - 2);
             for (int k = 0; k < n; ++k) {
                 const float x = px + (float)k;
                 const float s = g[12] + z[k] * (g[13] + g[14] * x + g[15] * y);
                 const float r = g[16] + z[k] * (g[17] + g[18] * x + g[19] * y);
-                shaded |= (s >= 1.0f) & (s < edge) & (r >= 1.0f) & (r < edge);
+                const int inside = (s >= 1.0f) & (s < edge) & (r >= 1.0f) & (r < edge);
+                const float fs = inside ? s - 0.5f : 1.0f, fr = inside ? r - 0.5f : 1.0f;
+                const int c0 = (int)fs, r0 = (int)fr;
+                shaded |= inside;
+                fu[k] = r0 * SIDE + c0;
+                wu[k] = (unsigned)(int)((fs - (float)c0) * 256.0f);
+                wv[k] = (unsigned)(int)((fr - (float)r0) * 256.0f);
+                lod[k] = inside;
             }
         }
         if (shaded) {
+            // As `ground_covered`, which is for one point.
+            const unsigned char* map = T.ground_shadow.data + env * SIDE * SIDE;
             for (int k = 0; k < n; ++k) {
-                const int c = covered_at(px + (float)k, y, z[k], 0.0f);
+                const unsigned char* q = map + fu[k];
+                a00[k] = q[0]; a01[k] = q[1]; a10[k] = q[SIDE]; a11[k] = q[SIDE + 1];
+            }
+            for (int k = 0; k < n; ++k) {
+                const unsigned a = wu[k], b = wv[k];
+                const unsigned w11 = (a * b + 128u) >> 8, w01 = a - w11, w10 = b - w11, w00 = 256u - a - b + w11;
+                const int c = lod[k] * (int)(a00[k] * w00 + a01[k] * w01 + a10[k] * w10 + a11[k] * w11);
                 rb[k] = lit(rb[k], gg[k], lit_r + ((dark_r * c) >> 8), lit_g + ((dark_g * c) >> 8),
                             lit_b + ((dark_b * c) >> 8));
             }

@@ -26,7 +26,7 @@ from actors.warp_layout import (
     Views,
 )
 from actors.warp_objects import object_row
-from actors.warp_place import clear, place_object, place_view, project_vertices
+from actors.warp_place import clear, place_object, place_view, project_vertices, store_shadow_row
 from actors.warp_raster import raster
 
 wp.set_module_options({"enable_backward": False})
@@ -114,9 +114,8 @@ def draw_shadow(T: Tables, V: Views, S: Scratch):
     for o in range(_object_count(T, V, frame)):
         project_vertices(T, V, S, frame, o, 0, _ALL)
         raster(T, V, S, frame, o, 0, _ALL, 0)
-    size = SHADOW_SIDE * SHADOW_SIDE
-    for k in range(size):
-        T.shadow[V.frame_env[frame] * size + k] = S.nearest[frame * S.per_frame * size + k]
+    for row in range(SHADOW_SIDE):
+        store_shadow_row(T, V, S, frame, row)
 
 
 # ---------------------------------------------------------------- the same steps in many small tasks, for CUDA
@@ -183,7 +182,6 @@ def shade(T: Tables, V: Views, S: Scratch, I: Images, columns: int):
 
 @wp.kernel
 def store_shadow(T: Tables, V: Views, S: Scratch):
-    """Tasks: environments x texels."""
-    frame, k = wp.tid()
-    size = SHADOW_SIDE * SHADOW_SIDE
-    T.shadow[V.frame_env[frame] * size + k] = S.nearest[frame * size + k]
+    """Tasks: environments x rows of the map."""
+    frame, row = wp.tid()
+    store_shadow_row(T, V, S, frame, row)

@@ -101,7 +101,7 @@ class Launcher:
                 self._launch(kernels.draw_shadow, n, [tables, views, scratch])
                 continue
             self._visible(tables, views, scratch, n, largest)
-            self._launch(kernels.store_shadow, (n, SHADOW_SIDE**2), [tables, views, scratch])
+            self._launch(kernels.store_shadow, (n, SHADOW_SIDE), [tables, views, scratch])
 
     def nbytes(self) -> int:
         """Bytes of scratch."""

@@ -12,7 +12,7 @@ MAX_OBJECTS = 64  # per scene; the names above leave room for 127
 CLUSTER = 32  # faces that are looked at or passed over together
 CLUSTER_FLOATS = 8  # of a cluster: centre, radius, axis of its normals, sine of their spread
 TILE = 8  # pixels of a side of the tiles that edges are noted in
-SHADOW_SIDE = 256  # texels of a shadow map's side
+SHADOW_SIDE = 192  # texels of a shadow map's side: 3 mm for objects over half a metre; more would miss the caches
 
 MESH_INTS = 6  # of a mesh: first vertex, vertices, first face, faces, closed, first cluster
 TEXTURE_INTS = 2  # of a texture: first texel, log2 of its side
@@ -34,7 +34,7 @@ class Tables:
     (X, TEXTURE_INTS); texels packed 0x00BBGGRR; env_i (E, ENV_INTS); env_f (E, ENV_FLOATS); object_i
     (E, O, OBJECT_INTS); object_f (E, O, OBJECT_FLOATS); object_pose (E, O, 12) rows of world_T_obj; shadow_pose (E, 12)
     world to shadow map as column, row, height towards the light; shadow (E, SHADOW_SIDE, SHADOW_SIDE) heights, 0 where
-    there is nothing.
+    there is nothing; ground_shadow (E, SHADOW_SIDE, SHADOW_SIDE) whether the ground there is in the shadow.
     """
 
     objects: int
@@ -52,6 +52,7 @@ class Tables:
     object_pose: wp.array(dtype=wp.float64)
     shadow_pose: wp.array(dtype=wp.float64)
     shadow: wp.array(dtype=wp.float32)
+    ground_shadow: wp.array(dtype=wp.uint8)
 
 
 @wp.struct

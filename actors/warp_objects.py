@@ -24,7 +24,8 @@ _FRAGMENT = (
         texture_at[k] = ground_texture[0]; texture_lg[k] = ground_texture[1];
         u[k] = g[3] + z * (g[4] + g[5] * x + g[6] * y); v[k] = g[7] + z * (g[8] + g[9] * x + g[10] * y);
         ratio[k] = g[11] * z * z * z;
-        const int c = shadows ? covered_at(x, y, z, 0.0f) : 0;
+        const int c = !shadows ? 0 : ground_covered(g[12] + z * (g[13] + g[14] * x + g[15] * y),
+                                                    g[16] + z * (g[17] + g[18] * x + g[19] * y));
         red[k] = lit_r + ((dark_r * c) >> 8);
         green[k] = lit_g + ((dark_g * c) >> 8);
         blue[k] = lit_b + ((dark_b * c) >> 8);
@@ -97,11 +98,13 @@ _LIT = (
             }
             if (shadows) {
                 for (int k = start; k < stop; ++k) {
-                    const float d = direct[k];
-                    if (d <= 0.0f) continue;
                     // A surface nearly along the light needs more room before it counts as its own shadow.
-                    const float steep = wp::sqrt(1.0f - d * d) / (d > 0.1f ? d : 0.1f), room = of[59] * (1.0f + steep);
-                    gloss[k] = 1.0f - of[60] * (float)covered_at(px[k], py[k], depth[k], room) * (1.0f / 256.0f);
+                    const float d = direct[k];
+                    gloss[k] = of[59] * (1.0f + wp::sqrt(1.0f - d * d) / (d > 0.1f ? d : 0.1f));
+                }
+                for (int k = start; k < stop; ++k) {
+                    if (direct[k] <= 0.0f) continue;
+                    gloss[k] = 1.0f - of[60] * (float)covered_at(px[k], py[k], depth[k], gloss[k]) * (1.0f / 256.0f);
                     direct[k] *= gloss[k];
                 }
             }

@@ -186,3 +186,28 @@ def project_vertices(T: Tables, V: Views, S: Scratch, frame: int, object: int, f
 )
 def clear(T: Tables, V: Views, S: Scratch, frame: int, x0: int, x1: int, y0: int, y1: int):
     """Fill a part of the visibility buffers with the ground's 1/z (0 where there is none) and no triangle."""
+
+
+@wp.func_native(
+    PROLOGUE
+    + """
+    // On the ground column and row are q00 x + q01 y + q03 and q10 x + q11 y + q13; solved for x and y, the height there
+    // is affine in column and row.
+    const double* q = T.shadow_pose.data + env * 12;
+    const double det = q[0] * q[5] - q[1] * q[4], inverse = det < 1e-9 && det > -1e-9 ? 0.0 : 1.0 / det;
+    const double dc = (q[8] * q[5] - q[9] * q[4]) * inverse, dr = (q[9] * q[0] - q[8] * q[1]) * inverse;
+    const double base = q[11] - dc * q[3] - dr * q[7];
+    const int from = (place * SIDE + row) * SIDE, to = (env * SIDE + row) * SIDE;
+    for (int k = 0; k < SIDE; ++k) {
+        const float height_there = S.nearest.data[from + k];
+        const float ground = (float)(base + dc * (k + 0.5) + dr * (row + 0.5));
+        T.shadow.data[to + k] = height_there;
+        T.ground_shadow.data[to + k] = (height_there > ground) & (height_there > 0.0f) & (inverse != 0.0);
+    }
+    """
+)
+def store_shadow_row(T: Tables, V: Views, S: Scratch, frame: int, row: int):
+    """Keep a row of a drawn shadow map, and which of its texels of the ground lie under something.
+
+    A light along the ground (its rays never meet it) leaves no shadow there.
+    """

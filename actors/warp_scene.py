@@ -53,6 +53,7 @@ class SceneTables:
         self._env_f = DeviceArray(np.float32, device, max_envs * ENV_FLOATS)
         self._shadow_pose = DeviceArray(np.float64, device, max_envs * 12)
         self._shadow = DeviceArray(np.float32, device, 1)
+        self._ground_shadow = DeviceArray(np.uint8, device, 1)
         self._object_i: DeviceArray
         self._object_f: DeviceArray
         self._object_pose: DeviceArray
@@ -87,12 +88,13 @@ class SceneTables:
         tables.env_i, tables.env_f = self._env_i.device, self._env_f.device
         tables.object_i, tables.object_f = self._object_i.device, self._object_f.device
         tables.object_pose, tables.shadow_pose = self._object_pose.device, self._shadow_pose.device
-        tables.shadow = self._shadow.device
+        tables.shadow, tables.ground_shadow = self._shadow.device, self._ground_shadow.device
         return tables
 
     def need_shadows(self) -> None:
         """Make room for the shadow maps."""
         self._shadow.reserve(self.max_envs * SHADOW_SIDE * SHADOW_SIDE)
+        self._ground_shadow.reserve(self.max_envs * SHADOW_SIDE * SHADOW_SIDE)
 
     def largest(self, env_ids: I64) -> tuple[int, int, int, int]:
         """Objects, vertices of a scene, and vertices and triangles of a mesh: the most in these environments."""
@@ -108,7 +110,11 @@ class SceneTables:
     def nbytes(self) -> int:
         """Bytes of rows, pools and shadow maps on one side."""
         rows = (self._env_i, self._env_f, self._shadow_pose, self._object_i, self._object_f, self._object_pose)
-        return sum(a.host.nbytes for a in (*rows, self._shadow)) + self.meshes.nbytes() + self.textures.nbytes()
+        return (
+            sum(a.host.nbytes for a in (*rows, self._shadow, self._ground_shadow))
+            + self.meshes.nbytes()
+            + self.textures.nbytes()
+        )
 
     def _mesh_slot(self, obj: SceneObject, assets: Mapping[str, Any]) -> int:
         shape = obj.shape
