@@ -82,8 +82,11 @@ def shadow_frame(
         bounds: (K, 6) bounding boxes of the meshes, lowest and highest corner.
 
     Returns:
-        f64 (3, 4) world to (column, row, height towards the light [m]); all heights are positive.
+        f64 (3, 4) world to (column, row, height towards the light [m]); all heights are positive. Zeros where the light
+        casts no shadows.
     """
+    if light.shadow == 0.0:
+        return np.zeros((3, 4)), 0.0
     towards = direction_of(light)
     side = np.cross(towards, [0.0, 0.0, 1.0] if abs(towards[2]) < 0.9 else [0.0, 1.0, 0.0])
     side /= np.linalg.norm(side)

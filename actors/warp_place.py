@@ -191,8 +191,8 @@ def clear(T: Tables, V: Views, S: Scratch, frame: int, x0: int, x1: int, y0: int
 @wp.func_native(
     PROLOGUE
     + """
-    // On the ground column and row are q00 x + q01 y + q03 and q10 x + q11 y + q13; solved for x and y, the height there
-    // is affine in column and row.
+    // On the ground, column and row are q00 x + q01 y + q03 and q10 x + q11 y + q13. Solved for x and y: the height
+    // there is affine in column and row.
     const double* q = T.shadow_pose.data + env * 12;
     const double det = q[0] * q[5] - q[1] * q[4], inverse = det < 1e-9 && det > -1e-9 ? 0.0 : 1.0 / det;
     const double dc = (q[8] * q[5] - q[9] * q[4]) * inverse, dr = (q[9] * q[0] - q[8] * q[1]) * inverse;
