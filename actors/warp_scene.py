@@ -63,10 +63,11 @@ class SceneTables:
         """Put a checked scene into an environment's rows; its shadow map is still the old one."""
         if len(scene.objects) > self.objects:
             self._set_slots(len(scene.objects))
-        mesh_slots = [self._mesh_slot(obj, assets) for obj in scene.objects]
-        for slot in mesh_slots:
-            self.meshes.use(slot, 1)
-        texture_slots = []
+        # Each counts as used before the next is stored, which may drop what is not.
+        mesh_slots, texture_slots = [], []
+        for obj in scene.objects:
+            mesh_slots.append(self._mesh_slot(obj, assets))
+            self.meshes.use(mesh_slots[-1], 1)
         for texture in [scene.ground, *(obj.texture for obj in scene.objects)]:
             texture_slots.append(self._texture_slot(texture, assets))
             self.textures.use(texture_slots[-1], 1)
