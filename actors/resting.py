@@ -136,15 +136,19 @@ def _topple(
 
 
 def _turn_down(normals: F64) -> F64:
-    """The smallest rotations (K, 3, 3) that turn unit vectors (K, 3) straight down; no sine, no cosine."""
+    """Rotations (K, 3, 3) that turn unit vectors (K, 3) straight down; no sine, no cosine.
+
+    The smallest ones for vectors that look level or down; one that looks up is turned over about x first, since the
+    smallest rotation of one that looks straight up is not defined, and hardly defined near by.
+    """
+    over = np.diag([1.0, -1.0, -1.0])
     out = np.empty((len(normals), 3, 3))
-    for i, (x, y, z) in enumerate(normals):
-        if z > 1.0 - 1e-9:
-            out[i] = np.diag([1.0, -1.0, -1.0])
-            continue
+    for i, normal in enumerate(normals):
+        x, y, z = normal if normal[2] <= 0.0 else over @ normal
         # Rodrigues about n x (0, 0, -1) = (-y, x, 0), whose length is the sine, with cosine -z.
         k = np.array([[0.0, 0.0, x], [0.0, 0.0, y], [-x, -y, 0.0]])
-        out[i] = np.eye(3) + k + k @ k / (1.0 - z)
+        turn = np.eye(3) + k + k @ k / (1.0 - z)
+        out[i] = turn if normal[2] <= 0.0 else turn @ over
     # Rounded normals are not quite of unit length: one Newton step towards the nearest rotation, twice.
     for _ in range(2):
         out = 0.5 * out @ (3.0 * np.eye(3) - np.swapaxes(out, 1, 2) @ out)

@@ -8,6 +8,7 @@ from scipy.spatial import ConvexHull
 from actors.resting import resting_poses
 from actors.shapes import build_mesh
 from common.errors import SceneError
+from common.geometry import so3_exp
 from common.scene import Shape
 
 SHAPES = [
@@ -159,3 +160,17 @@ def test_neither_order_nor_size_of_the_vertices_matters():
 def test_what_has_no_volume_is_refused(points):
     with pytest.raises(SceneError, match="vertices"):
         resting_poses(points)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(-4.0, -1.0), st.floats(-np.pi, np.pi), st.integers(0, 2**31))
+def test_rests_are_rotations_also_of_faces_that_look_almost_straight_up(tilt, way, seed):
+    """The smallest rotation that turns such a face down is ill-conditioned; scans have many of them."""
+    points = np.random.default_rng(seed).normal(size=(24, 3))
+    axis = np.array([np.cos(way), np.sin(way), 0.0]) * 10.0**tilt
+    cap = so3_exp(axis) @ np.diag([1.0, 1.0, 0.0]) @ points[:12].T + so3_exp(axis) @ np.array([[0.0], [0.0], [1.0]])
+    rotations = resting_poses(np.concatenate([points * [1.0, 1.0, 0.3], cap.T * 1.5])).rotations
+    np.testing.assert_allclose(
+        rotations @ np.swapaxes(rotations, 1, 2), np.tile(np.eye(3), (len(rotations), 1, 1)), atol=1e-9
+    )
+    assert (np.linalg.det(rotations) > 0.0).all()
