@@ -66,6 +66,7 @@ class WarpRenderer:
         self._scenes: SceneTables | None = SceneTables(max_envs, self._device, pool_bytes, pool_bytes)
         self._launcher = Launcher(self._device, antialias, mipmaps)
         self._frames: I64 = np.zeros(max_envs, dtype=np.int64)
+        self._checked: set[str] = set()
 
     def load(self, assets: Mapping[str, Any]) -> None:
         """Make imported meshes and pictures known: content hash -> `actors.mesh.Mesh` or texels u8 (S, S, 3).
@@ -78,6 +79,7 @@ class WarpRenderer:
         if isinstance(assets, dict):
             for name, asset in assets.items():
                 check_asset(name, asset)
+            self._checked.update(assets)
         self._assets.maps.insert(0, assets)  # type: ignore[arg-type]
 
     def reset(self, env_ids: I64, scenes: Sequence[SceneSpec]) -> None:
@@ -91,6 +93,7 @@ class WarpRenderer:
         for env, scene in zip(ids.tolist(), scenes, strict=True):
             try:
                 check_scene(scene, self._assets)
+                self._check_new_assets(scene)
             except SceneError as e:
                 raise SceneError(f"environment {env}: {e}") from e
         for env, scene in zip(ids.tolist(), scenes, strict=True):
@@ -139,6 +142,14 @@ class WarpRenderer:
         if self._scenes is None:
             raise SceneError("the renderer is closed: make a new one")
         return self._scenes
+
+    def _check_new_assets(self, scene: SceneSpec) -> None:
+        """Check what a scene names the first time that any does: the assets of a lazy mapping are not seen before."""
+        meshes = [o.shape.asset for o in scene.objects if o.shape.kind == "mesh"]
+        images = [t.asset for t in (scene.ground, *(o.texture for o in scene.objects)) if t.kind == "image"]
+        for name in {*meshes, *images} - self._checked:
+            check_asset(name, self._assets[name])
+            self._checked.add(name)
 
     def _check_ids(self, env_ids: I64) -> I64:
         ids = np.asarray(env_ids)
