@@ -32,8 +32,8 @@ def check_scene(scene: SceneSpec, assets: Mapping[str, Any]) -> None:
         raise SceneError(bad_value("len(scene.objects)", len(scene.objects), f"1 .. {MAX_OBJECTS}"))
     scene.target()
     ids = [o.instance_id for o in scene.objects]
-    if min(ids) < 1 or len(set(ids)) != len(ids):
-        raise SceneError(bad_value("instance ids", ids, "different numbers >= 1"))
+    if min(ids) < 1 or max(ids) >= 1 << 31 or len(set(ids)) != len(ids):
+        raise SceneError(bad_value("instance ids", ids, "different numbers 1 .. 2^31-1"))
     for obj in scene.objects:
         name = f"object {obj.instance_id}"
         if obj.shape.kind == "mesh":

@@ -41,8 +41,8 @@ def check_texture(texture: Texture, field: str = "texture") -> None:
         raise SceneError(bad_value(f"{field}.colors", texture.colors, "numbers in 0..1"))
     if not (np.isfinite(texture.scale) and 1.0 <= texture.scale <= SIDE / 2):
         raise SceneError(bad_value(f"{field}.scale", texture.scale, f"1 .. {SIDE // 2}"))
-    if texture.seed < 0:
-        raise SceneError(bad_value(f"{field}.seed", texture.seed, ">= 0"))
+    if not 0 <= texture.seed < 1 << 64:
+        raise SceneError(bad_value(f"{field}.seed", texture.seed, "0 .. 2^64-1"))
 
 
 @functools.lru_cache(maxsize=512)
