@@ -1,4 +1,3 @@
-import hashlib
 import pathlib
 import subprocess
 import sys
@@ -25,9 +24,9 @@ from common.geometry import (
     transform_points,
     unproject,
 )
-from common.scene import Light, SceneObject, SceneSpec, Shape, Symmetry, Texture
+from common.scene import Light, Shape
+from tests.actors.drawing_for_tests import ALL, alike, digest
 from tests.actors.scenes_for_tests import (
-    GROUND,
     a_scene,
     an_object,
     cameras_around,
@@ -37,7 +36,6 @@ from tests.actors.scenes_for_tests import (
     standing,
 )
 
-ALL = ("rgb", "instance_id", "depth")
 NAN = float("nan")
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -83,14 +81,6 @@ def ray_cast(scene, pose, intr, size):
     return seen.reshape(height, width), depth.reshape(height, width)
 
 
-def away_from_edges(instance_id):
-    """Pixels whose 3 x 3 neighbourhood has one id."""
-    padded = np.pad(instance_id, 1, mode="edge")
-    h, w = instance_id.shape
-    near = [padded[i : i + h, j : j + w] for i in range(3) for j in range(3)]
-    return np.all([n == instance_id for n in near], axis=0)
-
-
 def test_ids_and_depth_agree_with_ray_casting(renderer):
     count, size = 8, (96, 128)
     scenes = mixed_scenes(count, seed=1)
@@ -101,7 +91,7 @@ def test_ids_and_depth_agree_with_ray_casting(renderer):
     wrong = pixels = 0
     for i in range(count):
         seen, depth = ray_cast(scenes[i], poses[i], intr[i], size)
-        sure = away_from_edges(seen)
+        sure = alike(seen)
         wrong += (seen != frames.instance_id[i])[sure].sum()
         pixels += sure.sum()
         same = (seen == frames.instance_id[i]) & sure
@@ -113,31 +103,6 @@ def test_ids_and_depth_agree_with_ray_casting(renderer):
         assert (seen > 0).mean() > 0.02
     assert wrong / pixels < 1e-3
     assert pixels > 0.7 * count * size[0] * size[1]
-
-
-def test_triangles_across_the_near_plane_stay_whole(renderer):
-    shape = Shape("box", (3.0, 3.0, 0.2))
-    scene = a_scene(an_object(shape, standing(shape)))
-    # Over the slab and under its far edge's line of sight: most of its top reaches behind the camera.
-    pose = look_at([0.0, 0.0, 0.5], [0.9, 0.2, 0.2], 0.3)[None]
-    renderer.reset(ids(0), [scene])
-    frames = renderer.render(ids(0), pose, intrinsics(1, 64), (64, 64), ALL)
-    seen, depth = ray_cast(scene, pose[0], intrinsics(1, 64)[0], (64, 64))
-    sure = away_from_edges(seen)
-    assert (seen == 1).mean() > 0.5
-    assert np.array_equal(seen[sure], frames.instance_id[0][sure])
-    finite = sure & np.isfinite(depth)
-    np.testing.assert_allclose(frames.depth[0][finite], depth[finite], rtol=1e-4)
-
-
-def test_a_camera_inside_an_object_sees_its_inside(renderer):
-    shape = Shape("box", (0.6, 0.6, 0.6))
-    scene = a_scene(an_object(shape, standing(shape)))
-    pose = look_at([0.0, 0.05, 0.3], [0.3, 0.0, 0.3])[None]
-    renderer.reset(ids(0), [scene])
-    frames = renderer.render(ids(0), pose, intrinsics(1, 32), (32, 32), ALL)
-    assert (frames.instance_id == 1).all()
-    assert frames.rgb.max() > 0
 
 
 # ---------------------------------------------------------------- conventions
@@ -204,7 +169,7 @@ def test_the_image_follows_camera_and_object_alike(renderer):
     mask = frames.instance_id[0] == 1
     assert (mask != (frames.instance_id[1] == 1)).sum() <= 2
     # The ground did not move along, and shows through the smoothed edges.
-    both = mask & (frames.instance_id[1] == 1) & away_from_edges(frames.instance_id[0])
+    both = mask & (frames.instance_id[1] == 1) & alike(frames.instance_id[0])
     assert np.mean(np.abs(frames.rgb[0].astype(int) - frames.rgb[1])[both] > 2) < 0.005
     np.testing.assert_allclose(frames.depth[0], frames.depth[1], rtol=1e-4)
 
@@ -218,63 +183,7 @@ def test_intrinsics_are_per_camera(renderer):
     assert 3.5 < mask[1].sum() / mask[0].sum() < 4.5
 
 
-# ---------------------------------------------------------------- look
-
-
-def test_light_is_lambert_plus_ambient(renderer):
-    light = Light((0.0, 0.6, 0.8), diffuse=0.5, ambient=0.3)
-    plain = Texture("plain", ((1.0, 0.5, 0.25),))
-    shape = Shape("box", (0.4, 0.4, 0.2))
-    scene = SceneSpec((an_object(shape, standing(shape), texture=plain),), 1, GROUND, light)
-    renderer.reset(ids(0), [scene])
-    above = look_at([0.0, 0.0, 1.0], [0.0, 0.0, 0.0])
-    lit_side = look_at([0.0, 1.0, 0.1], [0.0, 0.0, 0.1])
-    dark_side = look_at([0.0, -1.0, 0.1], [0.0, 0.0, 0.1])
-    poses = np.stack([above, lit_side, dark_side])
-    rgb = renderer.render(ids(0, 0, 0), poses, intrinsics(3, 33), (33, 33), ["rgb"]).rgb[:, 16, 16]
-    for seen, cosine in zip(rgb, (0.8, 0.6, 0.0), strict=True):
-        expected = 255.0 * np.array([1.0, 0.5, 0.25]) * (0.3 + 0.5 * cosine)
-        assert np.abs(seen - expected).max() <= 2.0
-
-
-def test_ground_texels_are_where_the_world_says(renderer):
-    """A checker of 2 cells over 1 m: the cell of world (x, y) decides the colour, whichever way the camera turns."""
-    ground = Texture("checker", ((1.0, 1.0, 1.0), (0.0, 0.0, 0.0)), 2.0)
-    shape = Shape("cube", (0.01,))
-    scene = SceneSpec((an_object(shape, standing(shape, 3.0, 3.0)),), 1, ground, Light((0, 0, 1.0), 0.5, 0.5), 1.0)
-    renderer.reset(ids(0), [scene])
-    points = np.array([[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.75], [-0.25, 0.25], [1.25, 0.25]])
-    eyes = np.concatenate([points + 0.2, np.full((6, 1), 0.4)], axis=1)
-    poses = look_at(eyes, np.concatenate([points, np.zeros((6, 1))], axis=1), np.arange(6.0))
-    rgb = renderer.render(np.zeros(6, dtype=np.int64), poses, intrinsics(6, 9), (9, 9), ["rgb"]).rgb[:, 4, 4]
-    assert (rgb == 255).all(axis=1).tolist() == [True, False, False, True, False, True]
-    assert (rgb[[1, 2, 4]] == 0).all()
-
-
-def test_two_sided_and_blind_to_winding(renderer):
-    mesh = build_mesh(Shape("cylinder", (0.1, 0.2)))
-    turned = Mesh(mesh.vertices, np.ascontiguousarray(mesh.faces[:, ::-1]), mesh.normals, mesh.uvs)
-    renderer.load({"plain": mesh, "turned": turned})
-    scenes = [
-        a_scene(SceneObject(Shape("mesh", (), name), GROUND, Symmetry(), 1, tuple(standing_at(0.1).ravel())))
-        for name in ("plain", "turned")
-    ]
-    renderer.reset(ids(0, 1), scenes)
-    poses = np.tile(cameras_around(1, seed=3), (2, 1, 1))
-    frames = renderer.render(ids(0, 1), poses, intrinsics(2, 64), (64, 64), ALL)
-    assert np.array_equal(frames.rgb[0], frames.rgb[1]) and np.array_equal(frames.instance_id[0], frames.instance_id[1])
-    assert (frames.instance_id[0] == 1).sum() > 100
-
-
-def standing_at(height):
-    return make_pose(np.eye(3), [0.0, 0.0, height])
-
-
 # ---------------------------------------------------------------- batches and determinism
-
-
-def digest(frames):
-    return hashlib.sha256(frames.rgb.tobytes() + frames.instance_id.tobytes() + frames.depth.tobytes()).hexdigest()
 
 
 def test_a_batch_equals_single_calls_and_ids_may_repeat(renderer):
@@ -361,40 +270,6 @@ def test_a_large_renderer_stays_small():
 
 
 # ---------------------------------------------------------------- errors
-
-
-def broken(scene, **changes):
-    values = {name: getattr(scene, name) for name in ("objects", "target_id", "ground", "light", "ground_size")}
-    return SceneSpec(**(values | changes))
-
-
-CUBE = one_cube()
-POSE = tuple(np.eye(4).ravel())
-TILTED = (*POSE[:5], 1.5, *POSE[6:])
-BAD_SCENES = {
-    "target_id": broken(CUBE, target_id=7),
-    "instance ids": a_scene(CUBE.objects[0], CUBE.objects[0]),
-    "ground_size": broken(CUBE, ground_size=0.0),
-    "ground.colors": broken(CUBE, ground=Texture("plain", ((0.0, 2.0, 0.0),))),
-    "ground.scale": broken(CUBE, ground=Texture("checker", ((0.0, 1.0, 0.0),), NAN)),
-    "light.diffuse": broken(CUBE, light=Light(diffuse=NAN)),
-    "light.direction": broken(CUBE, light=Light((0.0, 0.0, 0.0))),
-    "world_T_obj": a_scene(SceneObject(Shape("cube", (0.1,)), GROUND, Symmetry(), 1, (NAN, *POSE[1:]))),
-    "rigid": a_scene(SceneObject(Shape("cube", (0.1,)), GROUND, Symmetry(), 1, TILTED)),
-    "shape.asset": a_scene(SceneObject(Shape("mesh", (), "nowhere"), GROUND, Symmetry(), 1, POSE)),
-    "params": a_scene(SceneObject(Shape("cube", (-0.1,)), GROUND, Symmetry(), 1, POSE)),
-    "shape.kind": a_scene(SceneObject(Shape("teapot", (0.1,)), GROUND, Symmetry(), 1, POSE)),
-}
-
-
-@pytest.mark.parametrize("field", BAD_SCENES)
-def test_a_bad_scene_is_named_and_changes_nothing(renderer, field):
-    renderer.reset(ids(0, 1), [one_cube(0.15), one_cube(0.2)])
-    args = (ids(0, 1), cameras_around(2), intrinsics(2, 32), (32, 32), ALL)
-    before = digest(renderer.render(*args))
-    with pytest.raises(SceneError, match=f"environment 1: .*{field}"):
-        renderer.reset(ids(0, 1), [one_cube(0.3), BAD_SCENES[field]])
-    assert digest(renderer.render(*args)) == before
 
 
 @pytest.mark.parametrize(
