@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import sqlite3
 import threading
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from common.errors import StoreError
 from common.identity import PolicyVersion
 from replay.record import EpisodeEntry, Record
 
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT);
+CREATE TABLE IF NOT EXISTS positions (name TEXT PRIMARY KEY, count INTEGER);
 CREATE TABLE IF NOT EXISTS records (
     writer TEXT, seq INTEGER, segment TEXT, bytes INTEGER, committed_at REAL, PRIMARY KEY (writer, seq));
 CREATE TABLE IF NOT EXISTS copies (
@@ -141,13 +142,34 @@ class Index:
                 self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
 
     def position(self) -> dict[str, int]:
-        """Number of records read per writer."""
+        """Number of records read per writer, and of tombstones where there are any."""
         with self._lock:
-            return dict(self._db.execute("SELECT writer, MAX(seq) + 1 FROM records GROUP BY writer ORDER BY writer"))
+            return dict(self._db.execute("SELECT name, count FROM positions ORDER BY name"))
 
-    def add(self, records: Iterable[Record]) -> None:
-        """Take records in, all or none."""
+    def add(
+        self,
+        records: Iterable[Record],
+        *,
+        buried: Collection[tuple[str, int]] = (),
+        heirs: Iterable[Record] = (),
+        position: Mapping[str, int] | None = None,
+        anew: bool = False,
+    ) -> None:
+        """Take records in and out, all or none.
+
+        Args:
+            records: to take in.
+            buried: (writer, seq) of records to take out.
+            heirs: the records of `heirs(buried)`: of an episode whose standing copy goes, the next copy stands.
+            position: what `position` says afterwards; None counts `records` only.
+            anew: forget everything first.
+        """
         with self._lock, self._db as db:
+            if anew:
+                self._forget()
+            for table in ("records", "copies", "episodes"):
+                db.executemany(f"DELETE FROM {table} WHERE writer = ? AND seq = ?", buried)
+            counts = dict(position or {})
             for r in records:
                 db.execute(
                     "INSERT INTO records VALUES (?, ?, ?, ?, ?)", (r.writer, r.seq, r.segment, r.nbytes, r.committed_at)
@@ -157,12 +179,32 @@ class Index:
                     [(r.writer, r.seq, e.slot, e.id, e.sha256) for e in r.episodes],
                 )
                 db.executemany(_INSERT, [_row(e) for e in r.episodes])
+                if position is None:
+                    counts[r.writer] = max(counts.get(r.writer, 0), r.seq + 1)
+            for r in heirs:
+                db.executemany(_INSERT, [_row(e) for e in r.episodes])
+            db.executemany("INSERT OR REPLACE INTO positions VALUES (?, ?)", counts.items())
+
+    def heirs(self, buried: Collection[tuple[str, int]]) -> list[tuple[str, int]]:
+        """(writer, seq) of the other records that hold a copy of an episode that stands in one of these."""
+        with self._lock:
+            db, gone = self._db, set(buried)
+            db.execute("CREATE TEMP TABLE IF NOT EXISTS leaving (id TEXT PRIMARY KEY)")
+            db.execute("DELETE FROM leaving")
+            db.executemany(
+                "INSERT OR IGNORE INTO leaving SELECT id FROM episodes WHERE writer = ? AND seq = ?", sorted(gone)
+            )
+            found = db.execute("SELECT DISTINCT writer, seq FROM copies WHERE id IN leaving ORDER BY writer, seq")
+            return [key for key in found.fetchall() if key not in gone]
 
     def clear(self) -> None:
         """Forget everything."""
-        with self._lock, self._db as db:
-            for table in ("records", "copies", "episodes"):
-                db.execute(f"DELETE FROM {table}")
+        with self._lock, self._db:
+            self._forget()
+
+    def _forget(self) -> None:
+        for table in ("positions", "records", "copies", "episodes"):
+            self._db.execute(f"DELETE FROM {table}")
 
     def select(self, query: Query) -> list[EpisodeEntry]:
         """Episodes that fit, sorted by id, that is by (run, lineage, role, round, env)."""
@@ -170,6 +212,15 @@ class Index:
         text = f"SELECT {_ENTRY} FROM episodes WHERE {where} ORDER BY run, lineage, role, round, env"
         with self._lock:
             return [_entry(row) for row in self._db.execute(text, values)]
+
+    def columns(self, query: Query, names: tuple[str, ...]) -> Iterator[list[tuple[Any, ...]]]:
+        """Columns `names` of the table episodes for those that fit, sorted as in `select`, in blocks of many rows."""
+        where, values = query.sql()
+        text = f"SELECT {', '.join(names)} FROM episodes WHERE {where} ORDER BY run, lineage, role, round, env"
+        with self._lock:
+            cursor = self._db.execute(text, values)
+            while block := cursor.fetchmany(65536):
+                yield list(zip(*block, strict=True))
 
     def get(self, episode_id: str) -> EpisodeEntry | None:
         """The episode with this id, None where no record that was read has it."""

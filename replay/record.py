@@ -122,6 +122,28 @@ def encode_record(body: dict[str, Any]) -> bytes:
     return text + b', "crc32c": "%08x"}' % google_crc32c.value(text)
 
 
+def read_checked(path: Path, what: str) -> dict[str, Any]:
+    """The content of a file that `encode_record` made; `what` says in errors which kind of file it is.
+
+    Raises:
+        StoreError: naming the file if it is missing, damaged, or of another format version.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"{what} {path} cannot be read: {error.strerror}") from error
+    tail = _TAIL.search(data)
+    if tail is None or int(tail[1], 16) != google_crc32c.value(data[:-_TAIL_BYTES]):
+        raise StoreError(f"{what} {path} is damaged: its checksum does not fit its content")
+    try:
+        raw: dict[str, Any] = json.loads(data)
+    except ValueError as error:
+        raise StoreError(f"{what} {path} is malformed: {error}") from error
+    if raw.get("version") != RECORD_VERSION:
+        raise StoreError(bad_value(f"version of {what} {path}", raw.get("version"), str(RECORD_VERSION)))
+    return raw
+
+
 def read_record(root: Path, writer: str, seq: int) -> Record:
     """Read and check a record.
 
@@ -129,16 +151,7 @@ def read_record(root: Path, writer: str, seq: int) -> Record:
         StoreError: naming the record if it is missing, damaged, or of another format version.
     """
     path = record_path(root, writer, seq)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise StoreError(f"commit record {path} cannot be read: {error.strerror}") from error
-    tail = _TAIL.search(data)
-    if tail is None or int(tail[1], 16) != google_crc32c.value(data[:-_TAIL_BYTES]):
-        raise StoreError(f"commit record {path} is damaged: its checksum does not fit its content")
-    raw = json.loads(data)
-    if raw["version"] != RECORD_VERSION:
-        raise StoreError(bad_value(f"version of commit record {path}", raw["version"], str(RECORD_VERSION)))
+    raw = read_checked(path, "commit record")
     try:
         if (raw["writer"], raw["seq"]) != (writer, seq):
             raise StoreError(f"commit record {path} belongs to writer {raw['writer']!r}, sequence {raw['seq']}")

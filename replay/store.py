@@ -3,6 +3,8 @@
     store.json                         format and identity
     data/<writer>-<seq>.zarr/          segments (`replay.layout`)
     commits/<writer>/<seq>.json        records (`replay.record`); only what a record names is ever read
+    tombstones/<n>.json                records that count no more (`replay.tombstones`)
+    pins/<name>.json                   what must not be deleted (`replay.pins`)
 
 Any number of processes of one node may write and read at the same time: no file is ever changed.
 """
@@ -25,10 +27,12 @@ from numpy.typing import NDArray
 from common.episode import Episode
 from common.errors import StoreError, bad_value
 from common.fsio import create_only, fsync_path
+from replay.catalog import Place
 from replay.index import Index, Query
 from replay.layout import FORMAT_VERSION
-from replay.record import RECORD_NAME, EpisodeEntry, Record, read_record
+from replay.record import RECORD_NAME, EpisodeEntry, Record, read_record, record_path
 from replay.segment import Segment, Usage
+from replay.tombstones import TOMBSTONES, Graveyard, Tombstone
 from replay.writer import SegmentWriter
 
 STORE_FORMAT = "servofleet-replay"
@@ -112,6 +116,7 @@ class Store:
         self._ram_bytes = ram_bytes
         self._usage = Usage()
         self._segments: OrderedDict[str, Segment] = OrderedDict()  # least recently used first
+        self._graveyard = Graveyard(root)
         self._lock = threading.RLock()
         # A map holds a file descriptor for as long as it lives; leave the rest of the process its share.
         self._max_files = max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
@@ -127,14 +132,17 @@ class Store:
         return SegmentWriter(self.root, writer_id, max_episodes, max_bytes)
 
     def position(self) -> dict[str, int]:
-        """How much of the store this view shows: records read per writer. JSON-ready; `refresh` takes it back."""
+        """How much of the store this view shows: records read per writer, and tombstones read under the name
+        `TOMBSTONES` where there are any. JSON-ready; `refresh` takes it back.
+        """
         return self.index.position()
 
     def refresh(self, upto: Mapping[str, int] | None = None) -> dict[str, int]:
         """Read records that were committed since the last refresh.
 
         Args:
-            upto: a position. The view then shows exactly these records, also where it showed more before.
+            upto: a position. The view then shows exactly these records, also where it showed more before; only those
+                that were deleted since are missing (a pin keeps what it needs from being deleted).
 
         Returns:
             The new position.
@@ -143,34 +151,56 @@ class Store:
             StoreError: naming the record, if one is missing or damaged; the view is then unchanged.
         """
         seen = self.position()
-        rewind = upto is not None and any(count > upto.get(writer, 0) for writer, count in seen.items())
-        wanted = self._committed() if upto is None else upto
+        wanted = self._committed() if upto is None else dict(upto)
+        rewind = upto is not None and any(count > upto.get(name, 0) for name, count in seen.items())
+        old = {} if rewind else seen
+        tombstones = self._graveyard.read(wanted.get(TOMBSTONES, 0))
+        buried = {(r.writer, r.seq) for t in tombstones[old.get(TOMBSTONES, 0) :] for r in t.records}
         new = [
-            read_record(self.root, writer, seq)
+            record
             for writer, count in sorted(wanted.items())
-            for seq in range(0 if rewind else seen.get(writer, 0), count)
+            if writer != TOMBSTONES
+            for seq in range(old.get(writer, 0), count)
+            if not self._graveyard.holds(writer, seq, len(tombstones)) and (record := self._record(writer, seq))
         ]
-        if rewind:
-            self.index.clear()
-        if new:
-            self.index.add(new)
-        self.generation += bool(new) or rewind
+        others = [] if rewind else self.index.heirs(buried)
+        heirs = [record for writer, seq in others if (record := self._record(writer, seq))]
+        if rewind or wanted != seen:
+            self.index.add(new, buried=buried, heirs=heirs, position=wanted, anew=rewind)
+        self.generation += bool(new or buried) or rewind
         return self.position()
 
+    def _record(self, writer: str, seq: int) -> Record | None:
+        """A record; None where it was deleted because of a tombstone, also one that the view does not reach."""
+        try:
+            return read_record(self.root, writer, seq)
+        except StoreError:
+            self._graveyard.read()
+            if self._graveyard.holds(writer, seq) and not record_path(self.root, writer, seq).exists():
+                return None
+            raise
+
     def _committed(self) -> dict[str, int]:
-        """Records per writer on the disk. Sequences have no gaps: a record is published after the one before it."""
+        """Records per writer on the disk. Sequences have no gaps: a record is published after the one before it, and
+        goes only after a tombstone has named it.
+        """
+        # Commits first: a record that goes meanwhile is then counted by its tombstone.
         commits = self.root / "commits"
-        if not commits.is_dir():
-            return {}
-        return {
-            folder.name: 1 + max((int(n[:8]) for n in os.listdir(folder) if RECORD_NAME.fullmatch(n)), default=-1)
-            for folder in commits.iterdir()
-            if folder.is_dir()
-        }
+        names = {f.name: os.listdir(f) for f in commits.iterdir() if f.is_dir()} if commits.is_dir() else {}
+        counts = {TOMBSTONES: len(self._graveyard.read())} | self._graveyard.counts()
+        for writer, files in names.items():
+            last = max((int(n[:8]) for n in files if RECORD_NAME.fullmatch(n)), default=-1)
+            counts[writer] = max(counts.get(writer, 0), last + 1)
+        return {name: count for name, count in counts.items() if count}
 
     def records(self) -> list[Record]:
         """The records this view shows, read again from the disk, in order of (writer, seq)."""
-        return [read_record(self.root, writer, seq) for writer, n in self.position().items() for seq in range(n)]
+        shown = self.index.rows("SELECT writer, seq FROM records ORDER BY writer, seq")
+        return [read_record(self.root, writer, seq) for writer, seq in shown]
+
+    def tombstones(self) -> list[Tombstone]:
+        """The tombstones this view has taken notice of, in order."""
+        return self._graveyard.read(self.position().get(TOMBSTONES, 0))
 
     def select(self, query: Query | None = None) -> list[EpisodeEntry]:
         """Episodes that fit a query (None: all), sorted by id."""
@@ -199,7 +229,7 @@ class Store:
     def read_rows(
         self,
         fields: Iterable[str],
-        episodes: Sequence[EpisodeEntry],
+        episodes: Sequence[EpisodeEntry | Place],
         episode_index: NDArray[np.int64],
         rows: NDArray[np.int64],
     ) -> dict[str, NDArray[Any]]:
@@ -221,12 +251,12 @@ class Store:
         index, at = episode_index.tolist(), (starts[episode_index] + rows).tolist()
         return {name: self._gather(name, episodes, index, at) for name in fields}
 
-    def read_fixed(self, fields: Iterable[str], episodes: Sequence[EpisodeEntry]) -> dict[str, NDArray[Any]]:
+    def read_fixed(self, fields: Iterable[str], episodes: Sequence[EpisodeEntry | Place]) -> dict[str, NDArray[Any]]:
         """Episode-level fields of E episodes: field -> (E, *field shape); errors as in `read_rows`."""
         index, at = list(range(len(episodes))), [e.slot for e in episodes]
         return {name: self._gather(name, episodes, index, at) for name in fields}
 
-    def _gather(self, name: str, episodes: Sequence[EpisodeEntry], index: list[int], at: list[int]) -> NDArray[Any]:
+    def _gather(self, name: str, episodes: Sequence[EpisodeEntry | Place], index: list[int], at: list[int]) -> NDArray[Any]:
         if not episodes:
             raise StoreError(f"field {name} cannot be read: no episode was given")
         cache = self._usage.cached_bytes < self._ram_bytes
@@ -248,7 +278,7 @@ class Store:
             out[i] = by_episode[k][row]
         return spec.decode(out, name) if spec.form == "bits" else out
 
-    def valid_rows(self, entry: EpisodeEntry) -> NDArray[np.int64]:
+    def valid_rows(self, entry: EpisodeEntry | Place) -> NDArray[np.int64]:
         """Rows of an episode that a sampler may draw, ascending: those with ``label_valid`` where it has that field."""
         if entry.valid_rows == entry.rows:
             return np.arange(entry.rows)

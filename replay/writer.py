@@ -7,7 +7,7 @@ import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from common.fsio import create_only, fsync_path
 from replay.layout import signature
 from replay.record import RECORD_NAME, WRITER_ID, describe, encode_record, record_path
 from replay.segment import write_segment
+from replay.tombstones import Graveyard
 
 _IO_THREADS = 16  # they wait for the disk, so their number has nothing to do with the number of cores
 
@@ -65,9 +66,13 @@ class SegmentWriter:
             self._commits.mkdir(exist_ok=True)
             fsync_path(self._commits.parent)
             names = [n for n in os.listdir(self._commits) if RECORD_NAME.fullmatch(n)]
-            self._seq = 1 + max((int(n[:8]) for n in names), default=-1)
+            last = 1 + max((int(n[:8]) for n in names), default=-1)
         except OSError as error:
             raise self._failed(error) from error
+        # A number whose record was deleted stays used: its tombstone would take a new record out as well.
+        self._graveyard = Graveyard(root)
+        self._graveyard.read()
+        self._seq = max(last, self._graveyard.counts().get(writer_id, 0))
 
     @property
     def seq(self) -> int:
@@ -138,7 +143,7 @@ class SegmentWriter:
                 "files": files,
                 "episodes": [describe(e, h, int(s)) for e, h, s in zip(episodes, hashes, starts, strict=False)],
             }
-            while not create_only(record_path(self._root, self._id, self._seq), encode_record(body)):
+            while not self._publish(body):
                 # Another process of the same name, or our own commit whose last flush failed, has this number.
                 self._seq += 1
                 body["seq"] = self._seq
@@ -148,6 +153,14 @@ class SegmentWriter:
         self._seq += 1
         del self._buffers[key]
         return acks
+
+    def _publish(self, body: dict[str, Any]) -> bool:
+        if not create_only(record_path(self._root, self._id, self._seq), encode_record(body)):
+            return False
+        # A writer that slept for long may have taken a number whose record is deleted already. That the name was free
+        # means that its tombstone was there before, so looking now is not too early.
+        self._graveyard.read()
+        return not self._graveyard.holds(self._id, self._seq)
 
     def _new_folder(self) -> Path:
         attempt = 0

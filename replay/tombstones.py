@@ -1,0 +1,160 @@
+"""Tombstones: the small files that take committed records out of the store again.
+
+A tombstone is published once, under ``tombstones/<n>.json``, numbered 0, 1, 2, ... without gaps, and never changed or
+deleted. A reader that has read it no longer shows the episodes of the records that it names. The files of those records
+stay for a grace period, and as long as a pin needs them (`replay.retention` deletes them), so that a view of an older
+position goes on showing what it showed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from common.errors import StoreError, bad_value
+from common.fsio import create_only, fsync_path
+from replay.record import RECORD_NAME, WRITER_ID, encode_record, read_checked
+
+# In a position, the number of tombstones read; no writer id begins with a slash.
+TOMBSTONES = "/tombstones"
+SEGMENT_PATH = re.compile(r"data/[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+class Buried(NamedTuple):
+    """A record that a tombstone names; `segment` is "" where the record was lost before anybody could read it."""
+
+    writer: str
+    seq: int
+    segment: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Tombstone:
+    """One tombstone.
+
+    Attributes:
+        number: 0, 1, 2, ... in the order of publication.
+        records: what it takes out.
+        reason: one sentence for people.
+        policy: the settings that asked for it, JSON-ready; {} where no policy did.
+        created_at: Unix time [s] of the publisher's clock; the grace period begins then.
+    """
+
+    number: int
+    records: tuple[Buried, ...]
+    reason: str
+    policy: Mapping[str, Any]
+    created_at: float
+
+
+def tombstone_path(root: Path, number: int) -> Path:
+    """Where a tombstone lies."""
+    return root / "tombstones" / f"{number:08d}.json"
+
+
+def count_tombstones(root: Path) -> int:
+    """How many there are: one more than the largest number."""
+    try:
+        names = os.listdir(root / "tombstones")
+    except FileNotFoundError:
+        return 0
+    return 1 + max((int(n[:8]) for n in names if RECORD_NAME.fullmatch(n)), default=-1)
+
+
+def read_tombstone(root: Path, number: int) -> Tombstone:
+    """Read and check a tombstone.
+
+    Raises:
+        StoreError: naming the tombstone if it is missing, damaged or malformed, or names a path outside the store.
+    """
+    path = tombstone_path(root, number)
+    raw = read_checked(path, "tombstone")
+    try:
+        if raw["number"] != number:
+            raise StoreError(bad_value(f"number of tombstone {path}", raw["number"], str(number)))
+        records = tuple(Buried(str(r["writer"]), int(r["seq"]), str(r["segment"])) for r in raw["records"])
+        for buried in records:
+            inside = not buried.segment or SEGMENT_PATH.fullmatch(buried.segment)
+            if not (WRITER_ID.fullmatch(buried.writer) and buried.seq >= 0 and inside):
+                raise StoreError(bad_value(f"record in tombstone {path}", tuple(buried), "writer, seq, data/NAME"))
+        return Tombstone(number, records, raw["reason"], raw["policy"], float(raw["created_at"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"tombstone {path} is malformed: {type(error).__name__}: {error}") from error
+
+
+def publish_tombstone(
+    root: Path, records: Sequence[Buried], reason: str, policy: Mapping[str, Any], *, number: int | None = None
+) -> Tombstone:
+    """Take records out of the store; durable when it returns.
+
+    Args:
+        root: of the store.
+        records: what to take out.
+        reason: one sentence for people.
+        policy: the settings that asked for it, JSON-ready.
+        number: fill this gap in the numbers; None appends.
+
+    Raises:
+        StoreError: if the disk refuses, or the gap is none.
+    """
+    (root / "tombstones").mkdir(exist_ok=True)
+    fsync_path(root)
+    wanted = count_tombstones(root) if number is None else number
+    while True:
+        body = {
+            "number": wanted,
+            "created_at": time.time(),
+            "reason": reason,
+            "policy": dict(policy),
+            "records": [r._asdict() for r in records],
+        }
+        try:
+            published = create_only(tombstone_path(root, wanted), encode_record(body))
+        except OSError as error:
+            raise StoreError(f"store {root}: no tombstone can be written: {error.strerror}") from error
+        if published:
+            return read_tombstone(root, wanted)
+        if number is not None:
+            raise StoreError(f"tombstone {tombstone_path(root, number)} exists already")
+        wanted += 1  # somebody else was faster
+
+
+class Graveyard:
+    """Which records the tombstones of a store name; reads each tombstone once, because none ever changes."""
+
+    def __init__(self, root: Path) -> None:
+        """Of the store at `root`; nothing is read yet."""
+        self._root = root
+        self._read: list[Tombstone] = []
+        self._number: dict[tuple[str, int], int] = {}
+
+    def read(self, count: int | None = None) -> list[Tombstone]:
+        """The first `count` tombstones; None is all there are by now.
+
+        Raises:
+            StoreError: naming the tombstone that cannot be read.
+        """
+        count = count_tombstones(self._root) if count is None else count
+        for number in range(len(self._read), count):
+            tombstone = read_tombstone(self._root, number)
+            self._read.append(tombstone)
+            for r in tombstone.records:
+                self._number.setdefault((r.writer, r.seq), number)
+        return self._read[:count]
+
+    def holds(self, writer: str, seq: int, count: int | None = None) -> bool:
+        """Whether one of the first `count` tombstones names a record; None asks all that were read so far."""
+        number = self._number.get((writer, seq))
+        return number is not None and (count is None or number < count)
+
+    def counts(self) -> dict[str, int]:
+        """Per writer one more than the largest sequence number that a tombstone read so far names."""
+        out: dict[str, int] = {}
+        for writer, seq in self._number:
+            out[writer] = max(out.get(writer, 0), seq + 1)
+        return out
