@@ -1,61 +1,36 @@
-"""What the learner reads: uniform rows (imitation), whole rollouts once (PPO), successful trajectories (SIL).
+"""What the learner reads: random rows (imitation), whole rollouts once (PPO), successful trajectories (SIL).
 
-Draws are counter-based: they depend on (seed, update, the sorted ids of the episodes that fit), not on who committed
-first, what was drawn before, or how far ahead somebody draws. A sampler sees what its store saw at the last
+Random rows are counter-based draws (`replay.drawing`); `replay.sequences` has windows and padded episodes. A sampler sees what its store saw at the last
 `Store.refresh`; refresh at update boundaries only, and keep `Store.position` in the checkpoint.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from common.episode import FIELDS, Episode, Kind
+from common.episode import Episode, Kind
 from common.errors import StoreError, bad_value
 from common.identity import PolicyVersion
-from common.rng import Purpose, philox
+from replay.catalog import Catalog, Place
+from replay.drawing import Batch, CounterSampler, Group, episode_slots
 from replay.index import Query
 from replay.record import EpisodeEntry
 from replay.store import Store
 
-
-@dataclasses.dataclass(frozen=True)
-class Group:
-    """A share of every batch: `rows` rows of episodes that fit, `rows_per_episode` from each episode drawn.
-
-    `min_round` and `max_round` bound the round, both included; None is no bound.
-    """
-
-    kind: Kind
-    rows: int
-    rows_per_episode: int = 1
-    phase: str | None = None
-    role: str | None = None
-    lineage: int | None = None
-    min_round: int | None = None
-    max_round: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.rows < 1 or self.rows_per_episode < 1 or self.rows % self.rows_per_episode:
-            allowed = f"a positive multiple of rows_per_episode = {self.rows_per_episode}"
-            raise StoreError(bad_value("group rows", self.rows, allowed))
-
-    def query(self) -> Query:
-        """The episodes it draws from."""
-        names = ("kind", "phase", "role", "lineage", "min_round", "max_round")
-        return Query(**{n: getattr(self, n) for n in names})
+__all__ = ["Group", "OnPolicySampler", "RowSampler", "SuccessSampler", "UniformSampler"]
 
 
-class UniformSampler:
-    """Batches of rows, uniform over the rows that may be drawn.
+class RowSampler(CounterSampler):
+    """Batches of rows: uniform over the rows that may be drawn, or in proportion to the weights of a group.
 
     A row may be drawn where ``label_valid`` is true; in records without that field every row may. Episodes are drawn
-    with replacement, with a probability proportional to the number of such rows; within an episode the rows are
-    distinct unless it has fewer than `rows_per_episode` of them. So each such row of a group is equally likely.
+    with replacement, with a probability proportional to the number of such rows (times their weight); within an
+    episode the rows are distinct unless it has fewer than `rows_per_episode` of them. So each such row of a group is
+    drawn with a probability proportional to its weight.
     """
 
     def __init__(self, store: Store, seed: int, fields: Sequence[str]) -> None:
@@ -69,22 +44,10 @@ class UniformSampler:
         Raises:
             StoreError: if a field is unknown.
         """
-        for name in fields:
-            if name not in FIELDS:
-                raise StoreError(bad_value("sampled field", name, f"one of {sorted(FIELDS)}"))
-        self._store, self._seed = store, seed
-        self._step_fields = [n for n in fields if FIELDS[n].level == "step"]
-        self._fixed_fields = [n for n in fields if FIELDS[n].level == "episode"]
-        self._next = 0
-        self._answers: dict[Query, tuple[int, list[EpisodeEntry], NDArray[np.int64]]] = {}
+        super().__init__(store, seed, fields, {})
+        self._valid: dict[Place, list[int]] = {}
 
-    def next(self, groups: Sequence[Group]) -> dict[str, NDArray[Any]]:
-        """`batch` of the step after the last one that `next` or `load` set; the first is 0."""
-        out = self.batch(groups, self._next)
-        self._next += 1
-        return out
-
-    def batch(self, groups: Sequence[Group], step: int) -> dict[str, NDArray[Any]]:
+    def batch(self, groups: Sequence[Group], step: int) -> Batch:
         """The batch of update `step`; the same whenever it is asked for, as long as the same episodes fit.
 
         Returns:
@@ -93,64 +56,38 @@ class UniformSampler:
             Masks are bool, images uint8 as stored.
 
         Raises:
-            StoreError: if nothing fits a group, or an episode lacks a field.
+            StoreError: if nothing fits a group, an episode lacks a field, or it cannot be weighed.
         """
-        slots: dict[str, int] = {}
-        episodes: list[EpisodeEntry] = []
-        index: list[int] = []
+        drawn: list[Place] = []
         rows: list[int] = []
         for number, group in enumerate(groups):
-            rng = philox(self._seed, Purpose.SAMPLER, round=step, env=number)
-            for entry in self._draw_episodes(group, rng):
-                slot = slots.setdefault(entry.id, len(episodes))
-                if slot == len(episodes):
-                    episodes.append(entry)
-                index += [slot] * group.rows_per_episode
-                rows += _draw_rows(self._store.valid_rows(entry), group.rows_per_episode, rng)
+            each = group.rows_per_episode
+            pool = self._pool(group)
+            places, items = pool.draw(self._rng(step, number), group.rows // each, each)
+            if each > 1:
+                places = [p for p in places for _ in range(each)]
+            drawn += places
+            rows += [k if p.valid_rows == p.rows else self._rows_of(p)[k] for p, k in zip(places, items, strict=True)]
+        episodes, index = episode_slots(drawn)
         episode_index = np.array(index, np.int64)
-        out = self._store.read_rows(self._step_fields, episodes, episode_index, np.array(rows, np.int64))
+        out = self.store.read_rows(self._step_fields, episodes, episode_index, np.array(rows, np.int64))
         out["episode_index"] = episode_index
-        return out | self._store.read_fixed(self._fixed_fields, episodes)
+        return out | self.store.read_fixed(self._fixed_fields, episodes)
 
-    def _draw_episodes(self, group: Group, rng: np.random.Generator) -> list[EpisodeEntry]:
-        query = group.query()
-        known = self._answers.get(query)
-        if known is None or known[0] != self._store.generation:
-            found = [e for e in self._store.select(query) if e.valid_rows]
-            known = (self._store.generation, found, np.cumsum([e.valid_rows for e in found], dtype=np.int64))
-            # Bounds move from round to round: answers to older questions are not asked for again.
-            self._answers = {q: a for q, a in self._answers.items() if a[0] == self._store.generation}
-            self._answers[query] = known
-        _, found, ends = known
-        if not found:
-            raise StoreError(f"no row may be drawn for {query} in {self._store.root} as of {self._store.position()}")
-        draws = rng.integers(0, ends[-1], size=group.rows // group.rows_per_episode)
-        return [found[k] for k in np.searchsorted(ends, draws, side="right")]
+    def _rows_of(self, place: Place) -> list[int]:
+        rows = self._valid.get(place)
+        if rows is None:
+            rows = self._valid[place] = self.store.valid_rows(place).tolist()
+        return rows
 
-    def state(self) -> dict[str, Any]:
-        """What `load` needs to go on with the same draws; JSON-ready."""
-        return {"seed": self._seed, "next": self._next}
+    def _counts(self, catalog: Catalog) -> NDArray[np.int64]:
+        return catalog.numbers["valid_rows"]
 
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state` was taken.
-
-        Raises:
-            StoreError: if it belongs to another seed.
-        """
-        if state["seed"] != self._seed:
-            raise StoreError(bad_value("sampler state seed", state["seed"], str(self._seed)))
-        self._next = int(state["next"])
+    def _forget(self) -> None:
+        self._valid.clear()
 
 
-def _draw_rows(valid: NDArray[np.int64], count: int, rng: np.random.Generator) -> list[int]:
-    """`count` of the valid rows, distinct where there are enough, each equally likely."""
-    if len(valid) < count:
-        return list(valid[rng.integers(0, len(valid), size=count)])
-    pool = valid.tolist()
-    for i, k in enumerate(rng.random(count)):  # the first steps of a Fisher-Yates shuffle
-        j = i + int(k * (len(pool) - i))
-        pool[i], pool[j] = pool[j], pool[i]
-    return pool[:count]
+UniformSampler = RowSampler  # what it is without weights
 
 
 class OnPolicySampler:

@@ -256,7 +256,9 @@ class Store:
         index, at = list(range(len(episodes))), [e.slot for e in episodes]
         return {name: self._gather(name, episodes, index, at) for name in fields}
 
-    def _gather(self, name: str, episodes: Sequence[EpisodeEntry | Place], index: list[int], at: list[int]) -> NDArray[Any]:
+    def _gather(
+        self, name: str, episodes: Sequence[EpisodeEntry | Place], index: list[int], at: list[int]
+    ) -> NDArray[Any]:
         if not episodes:
             raise StoreError(f"field {name} cannot be read: no episode was given")
         cache = self._usage.cached_bytes < self._ram_bytes

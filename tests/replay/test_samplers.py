@@ -13,7 +13,8 @@ from records import assert_same, make_episode, version
 
 from common.episode import Episode
 from common.errors import StoreError
-from replay.samplers import Group, OnPolicySampler, SuccessSampler, UniformSampler, _draw_rows
+from replay.drawing import _distinct
+from replay.samplers import Group, OnPolicySampler, SuccessSampler, UniformSampler
 from replay.store import Store, open_store
 
 FIELDS = ["image", "mask", "expert_twist", "goal_image", "d_star"]
@@ -106,7 +107,7 @@ def test_drawing_ahead_changes_nothing_and_steps_differ(tmp_path: Path) -> None:
     ahead = {step: sampler.batch(GROUPS, step) for step in (4, 0, 2)}
     assert_equal_batches(ahead[2], sampler.batch(GROUPS, 2))
     assert not np.array_equal(ahead[0]["image"], ahead[2]["image"])
-    other = UniformSampler(sampler._store, 4, FIELDS)
+    other = UniformSampler(sampler.store, 4, FIELDS)
     assert not np.array_equal(ahead[0]["image"], other.batch(GROUPS, 0)["image"])
 
 
@@ -130,11 +131,14 @@ def test_every_valid_row_is_equally_likely_and_no_other_is_drawn(tmp_path: Path)
     assert np.abs(counts - 1200).max() < 200
 
 
-@given(valid=st.sets(st.integers(0, 30), min_size=1), count=st.integers(1, 12), seed=st.integers(0, 99))
-def test_rows_of_one_episode_are_distinct_while_there_are_enough(valid: set[int], count: int, seed: int) -> None:
-    rows = _draw_rows(np.array(sorted(valid)), count, np.random.default_rng(seed))
-    assert len(rows) == count and set(rows) <= valid
-    assert len(valid) < count or len(set(rows)) == count
+@given(counts=st.lists(st.integers(1, 30), min_size=1, max_size=5), each=st.integers(1, 12), seed=st.integers(0, 99))
+def test_items_of_one_episode_are_distinct_while_there_are_enough(counts: list[int], each: int, seed: int) -> None:
+    drawn = _distinct(np.array(counts), np.random.default_rng(seed).random((each, len(counts))))
+    assert len(drawn) == each * len(counts)
+    for k, count in enumerate(counts):
+        items = drawn[k * each : (k + 1) * each]
+        assert set(items) <= set(range(count))
+        assert count < each or len(set(items)) == each
 
 
 def test_uniform_errors_name_the_cause(tmp_path: Path) -> None:
