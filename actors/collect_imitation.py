@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from actors.correspondence import match_grid
 from actors.env import EpisodeStart, ServoEnv, Sight
-from actors.poses import sample_start_pose, shrink_pose
+from actors.scenes.poses import sample_start_pose, shrink_pose
 from actors.tasks import Task
 from actors.workshop import Track, Workshop, act, append, episodes, fixed_fields, flags
 from common.config import ImitationConfig, PhaseConfig

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from actors.classical import make_policy
 from actors.env import EpisodeStart, ServoEnv, Sight
 from actors.learned_policy import LearnedPolicy
-from actors.suite import held_out_suite
+from actors.scenes.suite import held_out_suite
 from actors.tasks import Task
 from actors.workshop import Track, Workshop, act, append, episodes, flags
 from common.config import PhaseConfig, RewardConfig

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from actors.collect import collect
 from actors.learned_policy import LearnedPolicy
+from actors.rasteriser.renderer import WarpRenderer
 from actors.tasks import Task, TaskResult
-from actors.warp_renderer import WarpRenderer
 from actors.workshop import Workshop
 from common.config import RunConfig
 from common.identity import PolicyVersion, weights_sha256

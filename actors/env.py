@@ -19,10 +19,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from actors.mesh import Mesh
 from actors.rewards import mask_iou, servo_reward
-from actors.sensor import apply_sensor, check_sensor
-from actors.views import check_camera, scene_intrinsics
+from actors.scenes.mesh import Mesh
+from actors.scenes.sensor import apply_sensor, check_sensor
+from actors.scenes.views import check_camera, scene_intrinsics
 from common.config import EnvConfig, RewardConfig
 from common.errors import SceneError, StaleFrameError
 from common.geometry import integrate_twist, intrinsics_from_fov, scale_intrinsics

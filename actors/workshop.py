@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from actors.env import EpisodeStart, ServoEnv, Sight
 from actors.learned_policy import LearnedPolicy
-from actors.models import open_stock
-from actors.starts import sample_start
+from actors.scenes.models import open_stock
+from actors.scenes.starts import sample_start
 from actors.tasks import Task
 from common.config import RewardConfig, RunConfig
 from common.episode import Episode, EpisodeMeta

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from actors.asset_import import Outcome
+    from actors.assets.importing import Outcome
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,9 +49,9 @@ def import_assets(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
-    from actors.asset_import import import_models, read_symmetries
-    from actors.asset_layouts import find_models
-    from actors.asset_manifest import ImportSettings
+    from actors.assets.importing import import_models, read_symmetries
+    from actors.assets.layouts import find_models
+    from actors.assets.manifest import ImportSettings
 
     folder, cache = Path(arguments.folder), Path(arguments.out)
     settings = ImportSettings(
@@ -77,7 +77,7 @@ def import_assets(arguments: argparse.Namespace) -> int:
 
 
 def _report(cache: Path, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    from actors.asset_manifest import read_manifest
+    from actors.assets.manifest import read_manifest
 
     counts = Counter(o.status for o in outcomes)
     records, sha256 = read_manifest(cache)

@@ -23,8 +23,8 @@ from rich.table import Table
 
 from actors.collect import collect
 from actors.learned_policy import LearnedPolicy
+from actors.rasteriser.renderer import WarpRenderer
 from actors.tasks import Task
-from actors.warp_renderer import WarpRenderer
 from actors.workshop import Workshop
 from cluster.bench_end_to_end import end_to_end
 from cluster.bench_machine import machine

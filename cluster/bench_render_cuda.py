@@ -37,7 +37,7 @@ def cuda_frames(job: dict[str, Any]) -> dict[str, Any]:
     """
     import warp as wp
 
-    from actors.warp_renderer import WarpRenderer
+    from actors.rasteriser.renderer import WarpRenderer
 
     wp.init()
     device, scenes, size = wp.get_device("cuda:0"), job["scenes"], job["size"]

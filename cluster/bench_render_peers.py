@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from actors.textures import build_texture
+from actors.scenes.textures import build_texture
 from cluster.bench_render_scene import CAMERAS, FOV, Workload
 from common.geometry import inverse_pose, transform_points
 from common.protocols import F32, I32, U8

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.mesh import Mesh
+from actors.scenes.mesh import Mesh
 from common.geometry import intrinsics_from_fov, look_at, make_pose, so3_exp
 from common.protocols import F64
 from common.rng import Purpose, philox

@@ -70,7 +70,7 @@ def _view(system: str, work: Workload, size: int, shadows: bool) -> Callable[[],
 
 def _warp_view(work: Workload, size: int, scenes: int) -> Callable[[], Any]:
     """Ours: 64 cameras of one scene, as for the peers, or one camera in each of 64 scenes, as in training."""
-    from actors.warp_renderer import WarpRenderer
+    from actors.rasteriser.renderer import WarpRenderer
 
     renderer = WarpRenderer(scenes)
     renderer.load(work.meshes)
@@ -87,7 +87,7 @@ def _warp_view(work: Workload, size: int, scenes: int) -> Callable[[], Any]:
 
 def resets(job: dict[str, Any]) -> Answer:
     """CPU seconds per scene that a reset takes: other looks and poses of known meshes, and meshes never seen."""
-    from actors.warp_renderer import WarpRenderer
+    from actors.rasteriser.renderer import WarpRenderer
 
     count = job["scenes"]
     renderer = WarpRenderer(count)
@@ -119,7 +119,7 @@ def first_frame(job: dict[str, Any]) -> Answer:
 
 def memory(job: dict[str, Any]) -> Answer:
     """Resident and counted bytes of a renderer with `scenes` environments, all built and drawn once, one at a time."""
-    from actors.warp_renderer import WarpRenderer
+    from actors.rasteriser.renderer import WarpRenderer
 
     work = workload(job["triangles"])
     renderer = WarpRenderer(job["scenes"])

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.suite import Suite
-from actors.warp_renderer import WarpRenderer
+from actors.rasteriser.renderer import WarpRenderer
+from actors.scenes.suite import Suite
 from common.config import RunConfig
 from common.episode import Episode
 from common.geometry import intrinsics_from_fov

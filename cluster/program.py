@@ -17,8 +17,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from actors.models import open_imports
-from actors.suite import Suite, held_out_suite
+from actors.scenes.models import open_imports
+from actors.scenes.suite import Suite, held_out_suite
 from cluster.fleet import Fleet
 from cluster.run_directory import MetricsLog, RunDirectory
 from common.config import RunConfig, flatten

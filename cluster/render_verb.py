@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from actors.contact_sheet import contact_sheet
-from actors.models import open_stock
-from actors.starts import sample_start
-from actors.warp_renderer import WarpRenderer
+from actors.rasteriser.renderer import WarpRenderer
+from actors.scenes.contact_sheet import contact_sheet
+from actors.scenes.models import open_stock
+from actors.scenes.starts import sample_start
 from common.config import RunConfig
 from common.errors import ConfigError, bad_value
 from common.fsio import replace_atomically

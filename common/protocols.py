@@ -45,7 +45,7 @@ class Frames:
 
 
 class Renderer(Protocol):
-    """Batched renderer of scenes. Implementations: `actors.warp_renderer` (embedded), Isaac Sim, remote."""
+    """Batched renderer of scenes. Implementations: `actors.rasteriser.renderer` (embedded), Isaac Sim, remote."""
 
     def load(self, assets: Mapping[str, Any]) -> None:
         """Make imported meshes known, by content hash; procedural shapes need no loading."""

@@ -32,7 +32,7 @@ class Shape:
 
     Attributes:
         kind: which generator.
-        params: its numbers, see `actors.shapes`; of an imported mesh nothing, or one factor that it is scaled by.
+        params: its numbers, see `actors.scenes.shapes`; of an imported mesh nothing, or one factor it is scaled by.
         asset: content hash of an imported mesh where kind is "mesh", else "".
     """
 
@@ -198,7 +198,7 @@ class SceneSpec:
         light: illumination.
         seed: where the scene came from; the key of the sensor's noise, no renderer draws from it.
         camera: intrinsics of the camera in this scene, or None for the environment's own.
-        sensor: what happens to the picture after rendering; renderers do not apply it, `actors.sensor` does.
+        sensor: what happens to the picture after rendering; renderers do not apply it, `actors.scenes.sensor` does.
         version: of this record's format; a record of an older version is read as one of this.
     """
 

@@ -6,7 +6,7 @@ import hashlib
 import numpy as np
 import trimesh
 
-from actors.mesh import recorded_mesh
+from actors.scenes.mesh import recorded_mesh
 from common.geometry import transform_points, unproject
 from common.scene import Light, Material, SceneObject, SceneSpec, Shape, Symmetry, Texture
 from tests.actors.scenes_for_tests import intrinsics

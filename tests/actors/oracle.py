@@ -10,7 +10,7 @@ import embreex.mesh_construction
 import embreex.rtcore_scene
 import numpy as np
 
-from actors.shapes import build_mesh
+from actors.scenes.shapes import build_mesh
 from common.geometry import transform_points, unproject
 
 NEAR = 0.01  # metres along the optical axis; the renderer promises to draw nothing nearer,

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from actors.mesh_library import mesh_library
-from actors.shapes import build_mesh, symmetry_of
+from actors.scenes.mesh_library import mesh_library
+from actors.scenes.shapes import build_mesh, symmetry_of
 from common.geometry import intrinsics_from_fov, look_at, make_pose, so3_exp
 from common.scene import Light, SceneObject, SceneSpec, Shape, Texture
 

@@ -3,7 +3,7 @@
 import numpy as np
 from hypothesis import strategies as st
 
-from actors.mesh_library import mesh_library
+from actors.scenes.mesh_library import mesh_library
 from common.scene import Shape, Texture
 
 PLAIN = Texture("plain", ((0.9, 0.3, 0.1),))

@@ -5,8 +5,8 @@ import pytest
 
 from actors.classical import make_policy
 from actors.env import ServoEnv
-from actors.suite import held_out_suite
-from actors.warp_renderer import WarpRenderer
+from actors.rasteriser.renderer import WarpRenderer
+from actors.scenes.suite import held_out_suite
 from common.config import RewardConfig, RunConfig
 from common.protocols import Observation
 

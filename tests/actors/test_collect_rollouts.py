@@ -8,7 +8,7 @@ import torch
 from workshop_for_tests import done, make_shop, noise_of, small_config, some_weights, task_of, version_of
 
 from actors.rewards import mask_iou
-from actors.suite import held_out_suite
+from actors.scenes.suite import held_out_suite
 from common.geometry import integrate_twist, scale_intrinsics
 from common.networks.servo_net import ServoNet, encoder_sha256, set_weights
 from common.rng import Purpose

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from scenes_for_tests import a_scene, an_object, standing
 
 from actors.env import EpisodeStart, ServoEnv
+from actors.rasteriser.renderer import WarpRenderer
 from actors.rewards import mask_iou
-from actors.warp_renderer import WarpRenderer
 from common.config import EnvConfig, RewardConfig
 from common.errors import SceneError, StaleFrameError
 from common.geometry import intrinsics_from_fov, look_at, make_pose, so3_exp

@@ -7,8 +7,8 @@ import numpy as np
 
 from actors.collect import collect
 from actors.learned_policy import LearnedPolicy
+from actors.rasteriser.renderer import WarpRenderer
 from actors.tasks import Task
-from actors.warp_renderer import WarpRenderer
 from actors.workshop import Workshop
 from cluster.config_loading import load_config
 from common.identity import PolicyVersion, weights_sha256

@@ -1,0 +1,1 @@
+"""The embedded renderer: a batched rasteriser on NVIDIA Warp."""
