@@ -7,7 +7,7 @@ import dataclasses
 import functools
 
 from actors.collector import Collector
-from actors.suite import held_out_suite
+from actors.scenes.suite import held_out_suite
 from cluster.config_loading import load_config
 from cluster.fleet import Totals
 from cluster.program import Program, provenance

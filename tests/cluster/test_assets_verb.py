@@ -7,11 +7,11 @@ import typing
 
 import pytest
 
-from actors.asset_formats import MissingTexture
-from actors.asset_import import import_models
-from actors.asset_layouts import Layout
-from actors.asset_library import open_assets
-from actors.asset_manifest import ImportSettings
+from actors.assets.formats import MissingTexture
+from actors.assets.importing import import_models
+from actors.assets.layouts import Layout
+from actors.assets.library import open_assets
+from actors.assets.manifest import ImportSettings
 from cluster.assets_verb import add_arguments
 from cluster.cli import main
 from common.scene import Symmetry
@@ -97,7 +97,7 @@ def test_ctrl_c_leaves_a_cache_that_can_be_used(models, tmp_path, capsys, monkey
         finally:
             steps.close()
 
-    monkeypatch.setattr("actors.asset_import.import_models", stopped)
+    monkeypatch.setattr("actors.assets.importing.import_models", stopped)
     assert run(capsys, models, "--out", tmp_path / "out")[0] == 130
     assert [e.name for e in open_assets(tmp_path / "out").entries] == ["ball"]
 

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from actors.mesh import check_mesh, is_closed
-from actors.warp_renderer import WarpRenderer
+from actors.rasteriser.renderer import WarpRenderer
+from actors.scenes.mesh import check_mesh, is_closed
 from cluster import bench_render_peers
 from cluster.bench_render import MAX_ID_MISMATCH, mismatch
 from cluster.bench_render_scene import CAMERAS, blob, fresh_meshes, intrinsics, workload
