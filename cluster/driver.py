@@ -22,6 +22,9 @@ from common.errors import CheckpointError
 from common.identity import PolicyVersion, weights_sha256
 from common.networks.servo_net import initial_weights
 from learner.learners import build_learner
+from replay.pins import pin, read_pins, unpin
+
+_PIN = "checkpoint-"  # the pins of a run's own checkpoints in its store
 
 
 @dataclasses.dataclass
@@ -39,7 +42,7 @@ class Cut:
         stages: METRICS by stage and column, as in report.json.
         metrics_bytes: length of metrics.jsonl at the cut.
         mlflow_run_id: run that the tracker continues.
-        store_position: last committed record per writer that the cut has seen.
+        store_position: records per writer, and tombstones, that the cut has seen.
         encoder_sha256: of the frozen encoder; "" while it still learns.
         sampler: cursors of the phase's samplers.
         learner: the JSON half of the learner's state.
@@ -133,8 +136,24 @@ class Run:
         self.cut.mlflow_run_id = self.program.tracker_run_id or ""
         self.cut.store_position = self.program.store.position()
         self._number += 1
+        self._pin_data()
         self.program.checkpoints.save(self._number, arrays, dataclasses.asdict(self.cut), pin=pin)
+        self._unpin_data()
         self._saved = time.monotonic()
+
+    def _pin_data(self) -> None:
+        """Keep what the coming checkpoint goes on with, the data of its phase, from being pruned. The pin is there
+        before the checkpoint is.
+        """
+        phases = self.config.schedule[self.cut.phase : self.cut.phase + 1]
+        reason = f"checkpoint {self._number}: {self.where()}"
+        pin(self.program.store.root, f"{_PIN}{self._number:08d}", self.cut.store_position, reason, phases)
+
+    def _unpin_data(self) -> None:
+        kept = {f"{_PIN}{number:08d}" for number in self.program.checkpoints.numbers()}
+        for old in read_pins(self.program.store.root):
+            if old.name.startswith(_PIN) and old.name not in kept:
+                unpin(self.program.store.root, old.name)
 
     def run_phase(self) -> None:
         """Train the current phase to its end and hand its weights on."""

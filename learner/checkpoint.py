@@ -109,6 +109,10 @@ class Checkpoints:
             raise CheckpointError("no checkpoint can be read: " + "; ".join(complaints))
         return None
 
+    def numbers(self) -> list[int]:
+        """The complete checkpoints, ascending."""
+        return [int(p.name) for p in self._complete()]
+
     def path(self, number: int) -> Path:
         """Where checkpoint `number` stands."""
         return self._root / f"{number:08d}"

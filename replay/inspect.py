@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from replay.record import Record
+from replay.retention import uncommitted
 from replay.segment import file_crc32c
 from replay.store import Store, open_store
 
@@ -86,11 +87,8 @@ def _short_version(text: str | None) -> str:
 
 
 def orphans(store: Store) -> list[Path]:
-    """Segment folders that no record shown by this view names: torn, or about to be committed."""
-    named = {row[0] for row in store.index.rows("SELECT segment FROM records")}
-    data = store.root / "data"
-    found = sorted(data.iterdir()) if data.is_dir() else []
-    return [p for p in found if str(p.relative_to(store.root)) not in named]
+    """Segment folders that no record or tombstone shown by this view names: torn, or about to be committed."""
+    return uncommitted(store)
 
 
 def content_sha256(path: str | Path) -> str:

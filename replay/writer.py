@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import time
@@ -155,6 +156,9 @@ class SegmentWriter:
         return acks
 
     def _publish(self, body: dict[str, Any]) -> bool:
+        segment = self._root / body["segment"]
+        if not segment.is_dir():  # this process slept for longer than a lease
+            raise FileNotFoundError(errno.ENOENT, "the segment was swept before it was committed", str(segment))
         if not create_only(record_path(self._root, self._id, self._seq), encode_record(body)):
             return False
         # A writer that slept for long may have taken a number whose record is deleted already. That the name was free

@@ -1,0 +1,285 @@
+"""Retention: which records a policy no longer keeps, and deleting them.
+
+Deleting takes two steps, often in two processes. `prune` publishes a tombstone: readers drop the episodes. `sweep`
+deletes the files of records whose tombstone is older than a grace period and that no pin needs: the record first, then
+the segment, so that a record never names a segment that is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from common.errors import StoreError, bad_value
+from common.fsio import fsync_path
+from replay.pins import Pin, pin_lock, read_pins
+from replay.record import read_record, record_path
+from replay.store import Store
+from replay.tombstones import Buried, Tombstone, publish_tombstone
+
+GRACE_S = 3600.0
+LEASE_S = 86400.0
+GONE = ".gone-"  # prefix of a segment that is being deleted
+
+Progress = Callable[[int, int], None]  # done, of how many
+
+
+@dataclasses.dataclass(frozen=True)
+class Retention:
+    """What to keep; everything None keeps everything. Records are kept or go whole.
+
+    A record stays if a pin needs it, or one of its episodes is successful, or it is among the newest. Records of one
+    writer age in the order of their numbers, also where its clock went backwards.
+
+    Attributes:
+        newest_rows: the newest records that together hold at least this many rows (steps).
+        max_bytes: no more of the newest than fit into this many bytes together with all that stays anyway.
+        min_iou: records with an episode whose largest IoU is at least this.
+    """
+
+    newest_rows: int | None = None
+    max_bytes: int | None = None
+    min_iou: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("newest_rows", "max_bytes"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise StoreError(bad_value(f"retention {name}", value, "at least 0"))
+        if self.min_iou is not None and not 0.0 <= self.min_iou <= 1.0:
+            raise StoreError(bad_value("retention min_iou", self.min_iou, "0 .. 1"))
+
+    @property
+    def keeps_everything(self) -> bool:
+        """True if no bound is set."""
+        return self == Retention()
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """A record as retention sees it: `rows`, `episodes` and `iou` (largest, None without) of those that stand in it."""
+
+    writer: str
+    seq: int
+    segment: str
+    nbytes: int
+    episodes: int
+    rows: int
+    iou: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class PrunePlan:
+    """What a policy would do: records that go, and the others by why they stay, each in order of (writer, seq)."""
+
+    policy: Retention
+    going: tuple[Held, ...]
+    pinned: tuple[Held, ...]
+    successful: tuple[Held, ...]
+    newest: tuple[Held, ...]
+
+    def summary(self) -> dict[str, Any]:
+        """Records, episodes, rows and bytes of each part; JSON-ready."""
+        parts = {n: getattr(self, n) for n in ("going", "pinned", "successful", "newest")}
+        return {"policy": dataclasses.asdict(self.policy)} | {
+            name: {
+                "records": len(held),
+                "episodes": sum(h.episodes for h in held),
+                "rows": sum(h.rows for h in held),
+                "bytes": sum(h.nbytes for h in held),
+            }
+            for name, held in parts.items()
+        }
+
+
+def plan_prune(store: Store, policy: Retention) -> PrunePlan:
+    """Apply a policy to what the store's view shows; nothing is changed.
+
+    Raises:
+        StoreError: if a pin or a record that it may need cannot be read.
+    """
+    pins = read_pins(store.root)
+    pinned: list[Held] = []
+    successful: list[Held] = []
+    newest: list[Held] = []
+    going: list[Held] = []
+    records = _newest_first(store)
+    for held in records:
+        if _needed(store.root, pins, held.writer, held.seq):
+            pinned.append(held)
+        elif policy.min_iou is not None and held.iou is not None and held.iou >= policy.min_iou:
+            successful.append(held)
+    room = None if policy.max_bytes is None else policy.max_bytes - sum(h.nbytes for h in (*pinned, *successful))
+    rows, full = 0, policy.newest_rows is None and room is None and policy.min_iou is not None
+    stays_anyway = {_key(h) for h in (*pinned, *successful)}
+    for held in records:
+        full = full or (policy.newest_rows is not None and rows >= policy.newest_rows)
+        rows += held.rows
+        if _key(held) in stays_anyway:
+            continue
+        if room is not None:
+            room -= held.nbytes
+            full = full or room < 0
+        (going if full else newest).append(held)
+    return PrunePlan(policy, *(tuple(sorted(group, key=_key)) for group in (going, pinned, successful, newest)))
+
+
+def _key(held: Held) -> tuple[str, int]:
+    return held.writer, held.seq
+
+
+def _newest_first(store: Store) -> list[Held]:
+    rows = store.index.rows(
+        "SELECT r.writer, r.seq, r.segment, r.bytes, COUNT(e.id), COALESCE(SUM(e.rows), 0), MAX(e.iou_max), "
+        "MAX(r.committed_at) OVER (PARTITION BY r.writer ORDER BY r.seq) AS age FROM records r "
+        "LEFT JOIN episodes e ON e.writer = r.writer AND e.seq = r.seq GROUP BY r.writer, r.seq "
+        "ORDER BY age DESC, r.writer DESC, r.seq DESC"
+    )
+    return [Held(*row[:-1]) for row in rows]
+
+
+def _needed(root: Path, pins: Sequence[Pin], writer: str, seq: int, tombstone: int | None = None) -> bool:
+    reaching = [p for p in pins if p.reaches(writer, seq, tombstone)]
+    if not reaching or any(p.phases is None for p in reaching):
+        return bool(reaching)
+    record = read_record(root, writer, seq)
+    return any(p.needs(record, tombstone) for p in reaching)
+
+
+def prune(store: Store, plan: PrunePlan) -> Tombstone | None:
+    """Publish the tombstone of a plan's records; None where nothing goes. `sweep` deletes them later.
+
+    Raises:
+        StoreError: if the disk refuses.
+    """
+    if not plan.going:
+        return None
+    records = [Buried(h.writer, h.seq, h.segment) for h in plan.going]
+    return publish_tombstone(store.root, records, "retention", dataclasses.asdict(plan.policy))
+
+
+@dataclasses.dataclass
+class Swept:
+    """What a sweep deleted or left: counts of records (segments where no record is left), and bytes."""
+
+    deleted: int = 0
+    bytes: int = 0
+    in_grace: int = 0
+    pinned: int = 0
+    uncommitted: int = 0
+
+
+def sweep(
+    store: Store,
+    *,
+    grace_s: float = GRACE_S,
+    lease_s: float = LEASE_S,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> Swept:
+    """Delete what tombstones older than the grace period name and no pin needs, and segments that were never committed.
+
+    Safe to kill at any moment; the next sweep goes on. The store is refreshed first.
+
+    Args:
+        store: open for writing, unless `dry_run`.
+        grace_s: age a tombstone must have [s]; readers refresh more often than this.
+        lease_s: a segment without a record is left alone until nothing in it changed for this long [s].
+        dry_run: delete nothing, only count.
+        progress: called with (tombstones done, of how many).
+
+    Raises:
+        StoreError: if a pin, a tombstone or a record that a pin may need cannot be read, or the disk refuses.
+    """
+    for name, value in (("grace_s", grace_s), ("lease_s", lease_s)):
+        if value < 0:
+            raise StoreError(bad_value(name, value, "at least 0"))
+    if store.mode != "a" and not dry_run:
+        raise StoreError(f"store {store.root} is open for reading only: open it with mode 'a' to delete")
+    # Listed before the records are: what is committed from here on is not in the list.
+    folders = _segment_folders(store)
+    store.refresh()
+    swept, now = Swept(), time.time()
+    tombstones = store.tombstones()
+    try:
+        for k, tombstone in enumerate(tombstones):
+            if progress is not None:
+                progress(k, len(tombstones))
+            if now < tombstone.created_at + grace_s:
+                swept.in_grace += sum(record_path(store.root, r.writer, r.seq).exists() for r in tombstone.records)
+            else:
+                _sweep_tombstone(store, tombstone, dry_run, swept)
+        for path in _unnamed(store, folders):
+            if path.name.startswith(GONE) or now - last_change(path) > lease_s:
+                swept.uncommitted += 1
+                _delete_segment(path, dry_run, swept)
+    except OSError as error:
+        raise StoreError(f"store {store.root} cannot be swept: {error.strerror} ({error.filename})") from error
+    if progress is not None:
+        progress(len(tombstones), len(tombstones))
+    return swept
+
+
+def _sweep_tombstone(store: Store, tombstone: Tombstone, dry_run: bool, swept: Swept) -> None:
+    root, free, folders = store.root, [], set()
+    with contextlib.nullcontext() if dry_run else pin_lock(root):
+        pins = read_pins(root)
+        for r in tombstone.records:
+            path = record_path(root, r.writer, r.seq)
+            if path.exists():
+                if _needed(root, pins, r.writer, r.seq, tombstone.number):
+                    swept.pinned += 1
+                    continue
+                swept.deleted += 1
+                if not dry_run:
+                    path.unlink()
+                    folders.add(path.parent)
+            free.append(r)
+        for folder in folders:
+            fsync_path(folder)
+    live = {row[0] for row in store.index.rows("SELECT segment FROM records")}
+    for r in free:
+        segment = root / r.segment
+        # A writer that slept may be filling a folder of this name again; what the tombstone means is older than it.
+        if r.segment and r.segment not in live and segment.is_dir() and last_change(segment) <= tombstone.created_at:
+            _delete_segment(segment, dry_run, swept)
+
+
+def _delete_segment(path: Path, dry_run: bool, swept: Swept) -> None:
+    swept.bytes += sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+    if dry_run:
+        return
+    if not path.name.startswith(GONE):
+        path = path.rename(path.with_name(GONE + path.name))  # what a kill leaves is then no segment any more
+    shutil.rmtree(path)
+    fsync_path(path.parent)
+
+
+def uncommitted(store: Store) -> list[Path]:
+    """Folders under ``data`` that neither a record shown by this view nor a tombstone names: torn, or under way."""
+    return _unnamed(store, _segment_folders(store))
+
+
+def _segment_folders(store: Store) -> list[Path]:
+    data = store.root / "data"
+    return sorted(data.iterdir()) if data.is_dir() else []
+
+
+def _unnamed(store: Store, folders: Sequence[Path]) -> list[Path]:
+    named = {row[0] for row in store.index.rows("SELECT segment FROM records")}
+    named |= {r.segment for t in store.tombstones() for r in t.records}
+    return [p for p in folders if str(p.relative_to(store.root)) not in named]
+
+
+def last_change(path: Path) -> float:
+    """Unix time [s] of the latest change of a folder or anything below it."""
+    times = [path.stat().st_mtime]
+    for folder, folders, files in os.walk(path):
+        times += [os.stat(os.path.join(folder, name)).st_mtime for name in (*folders, *files)]
+    return max(times)
