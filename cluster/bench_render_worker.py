@@ -65,14 +65,15 @@ def _view(system: str, work: Workload, size: int, shadows: bool) -> Callable[[],
         return bench_render_peers.mujoco_view(work, size, shadows, MUJOCO_SAMPLES[system])
     if system == "embree":
         return bench_render_peers.embree_view(work, size, shadows)
-    return _warp_view(work, size, scenes=CAMERAS if system == "warp, 64 scenes" else 1)
+    scenes = CAMERAS if system == "warp, 64 scenes" else 1
+    return _warp_view(work, size, scenes, smooth=system != "warp, no antialiasing")
 
 
-def _warp_view(work: Workload, size: int, scenes: int) -> Callable[[], Any]:
+def _warp_view(work: Workload, size: int, scenes: int, smooth: bool = True) -> Callable[[], Any]:
     """Ours: 64 cameras of one scene, as for the peers, or one camera in each of 64 scenes, as in training."""
     from actors.rasteriser.renderer import WarpRenderer
 
-    renderer = WarpRenderer(scenes)
+    renderer = WarpRenderer(scenes, antialias=smooth)
     renderer.load(work.meshes)
     renderer.reset(np.arange(scenes), [work.scene] * scenes)
     ids = np.arange(CAMERAS) % scenes

@@ -21,7 +21,7 @@ _EXAMPLES = """examples:
   servofleet replay info runs/quickstart-0/store    what a replay store holds
   servofleet assets import models --out cache       OBJ, GLB and PLY models into a cache for scenes
   servofleet bench pipeline --json                  rates of every part on this machine
-  servofleet bench render --quick                   our renderer against others, in three minutes
+  servofleet bench render --quick                   our renderer against others, in a minute
   servofleet render scenes.png scenes.difficulty=hard   a picture of scenes as episodes draw them
   servofleet doctor                                 what this machine lacks
 """
@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         help="pipeline: render, collect, store, sample, learn, end to end; render: ours against other renderers",
     )
     bench.add_argument("--repeats", type=_positive, default=3, help="repeats per figure; medians are reported")
-    bench.add_argument("--quick", action="store_true", help="render: fewer configurations, three minutes")
+    bench.add_argument("--quick", action="store_true", help="render: fewer configurations, one minute")
     bench.add_argument("--pictures", metavar="DIR", help="render: keep a PNG of what each renderer drew")
     takes_overrides(bench)
     render = verb("render", _render, "Draw scenes as episodes draw them into one picture, to look at.")
