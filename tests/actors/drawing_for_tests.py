@@ -1,5 +1,6 @@
 """Short ways to draw one view, meshes whose normals are those of the true surface, and where a view's edges are."""
 
+import dataclasses
 import functools
 import hashlib
 
@@ -7,8 +8,9 @@ import numpy as np
 import trimesh
 
 from actors.scenes.mesh import recorded_mesh
-from common.geometry import transform_points, unproject
+from common.geometry import look_at, transform_points, unproject
 from common.scene import Light, Material, SceneObject, SceneSpec, Shape, Symmetry, Texture
+from tests.actors.oracle import Oracle, assert_agrees, judge
 from tests.actors.scenes_for_tests import intrinsics
 
 ALL = ("rgb", "instance_id", "depth")
@@ -78,3 +80,27 @@ def sheet(side):
     corners = np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [0.0, 1.0, 0.0]])
     up = np.tile([0.0, 0.0, 1.0], (4, 1))
     return recorded_mesh(corners * side, np.array([[0, 1, 2], [0, 2, 3]]), up, corners[:, :2])
+
+
+def flipped(mesh, seed=0, share=0.5):
+    """The same surface with faces wound the other way at random, as a file without any order would have it."""
+    turn = np.random.default_rng(seed).random(len(mesh.faces)) < share
+    faces = np.where(turn[:, None], mesh.faces[:, ::-1], mesh.faces)
+    return dataclasses.replace(mesh, faces=np.ascontiguousarray(faces), closed=False)
+
+
+def near_cameras(count, seed, center):
+    """Cameras from a hand's breadth to a metre away, many of them closer to a surface than the near plane."""
+    rng = np.random.default_rng(seed)
+    direction = rng.normal(size=(count, 3))
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    eyes = center + direction * np.geomspace(0.06, 1.0, count)[:, None]
+    return look_at(eyes, center + rng.normal(scale=0.03, size=(count, 3)), rng.uniform(-3.0, 3.0, count))
+
+
+def oracle_agrees(renderer, scene, pose, size, lens=None, meshes=None):
+    _, ids, depth = draw(renderer, scene, pose, size, lens)
+    lens = intrinsics(1, *size)[0] if lens is None else lens
+    agreement = judge(Oracle(scene, meshes).cast(pose, lens, size), ids, depth)
+    assert_agrees(agreement)
+    return ids, depth

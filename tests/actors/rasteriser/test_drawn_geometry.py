@@ -1,4 +1,4 @@
-"""What is seen: any winding, any place of the camera, any lens and size; clusters of faces; drawing in steps."""
+"""What is seen: any place of the camera, any lens and size; clusters of faces; drawing in steps, on the CPU and CUDA."""
 
 import dataclasses
 
@@ -18,8 +18,20 @@ from actors.scenes.mesh import recorded_mesh
 from actors.scenes.shapes import build_mesh
 from common.geometry import intrinsics_from_fov, look_at, make_pose, so3_exp
 from common.scene import Light, SceneSpec, Shape
-from tests.actors.drawing_for_tests import ALL, GREY, WHITE, a_mesh_scene, alike, ball, digest, draw, draw_many
-from tests.actors.oracle import Oracle, assert_agrees, judge
+from tests.actors.drawing_for_tests import (
+    ALL,
+    GREY,
+    WHITE,
+    a_mesh_scene,
+    alike,
+    ball,
+    digest,
+    draw,
+    draw_many,
+    flipped,
+    near_cameras,
+    oracle_agrees,
+)
 from tests.actors.scenes_for_tests import (
     GROUND,
     PATTERN,
@@ -49,90 +61,6 @@ def in_steps():
     made._launcher = Launcher(wp.get_device("cpu"), True, True, in_steps=True)
     yield made
     made.close()
-
-
-def flipped(mesh, seed=0, share=0.5):
-    """The same surface with faces wound the other way at random, as a file without any order would have it."""
-    turn = np.random.default_rng(seed).random(len(mesh.faces)) < share
-    faces = np.where(turn[:, None], mesh.faces[:, ::-1], mesh.faces)
-    return dataclasses.replace(mesh, faces=np.ascontiguousarray(faces), closed=False)
-
-
-CLOSED = [name for name in SHAPES if build_mesh(SHAPES[name]).closed]
-
-
-def test_most_procedural_shapes_are_closed():
-    """So that what is said below of closed meshes is said of them."""
-    assert len(CLOSED) > 0.8 * len(SHAPES)
-
-
-def near_cameras(count, seed, center):
-    """Cameras from a hand's breadth to a metre away, many of them closer to a surface than the near plane."""
-    rng = np.random.default_rng(seed)
-    direction = rng.normal(size=(count, 3))
-    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
-    eyes = center + direction * np.geomspace(0.06, 1.0, count)[:, None]
-    return look_at(eyes, center + rng.normal(scale=0.03, size=(count, 3)), rng.uniform(-3.0, 3.0, count))
-
-
-@pytest.mark.parametrize("name", CLOSED)
-def test_winding_and_closedness_are_not_to_be_seen(renderer, name):
-    """Culled by winding where closed, two-sided where not: the same pictures, also from very near and from inside."""
-    mesh = build_mesh(SHAPES[name])
-    meshes = {
-        f"{name} closed": mesh,
-        f"{name} open": dataclasses.replace(mesh, closed=False),
-        f"{name} mixed": flipped(mesh),
-        f"{name} turned": flipped(mesh, share=1.0),
-    }
-    renderer.load(meshes)
-    at = np.array([0.0, 0.0, 1.2])
-    poses = near_cameras(10, seed=len(name), center=at)
-    lens, env = intrinsics(10, 48, 64), np.zeros(10, dtype=np.int64)
-    seen = {}
-    for key in meshes:
-        pose = make_pose(so3_exp([0.5, 1.0, -0.4]), at)
-        renderer.reset(env[:1], [a_mesh_scene(key, pose, PATTERN, LIGHT, GROUND)])
-        seen[key] = renderer.render(env, poses, lens, (48, 64), ALL)
-    first, *others = seen.values()
-    assert ((first.instance_id == 1).sum(axis=(1, 2)) > 30).all()
-    for other in others:
-        assert_same_but_for_ties(first, other)
-
-
-def assert_same_but_for_ties(first, other):
-    """Equal, but for the odd pixel where two faces meet within rounding and the order of corners decides."""
-    assert np.mean(first.instance_id != other.instance_id) < 1e-4
-    same = first.instance_id == other.instance_id
-    with np.errstate(invalid="ignore"):
-        apart = np.abs(other.depth / first.depth - 1.0) > 1e-4
-    assert np.mean(apart & same) < 5e-4
-    assert np.mean(np.abs(first.rgb.astype(int) - other.rgb).max(axis=-1) > 2) < 2e-3
-
-
-def test_without_smoothing_winding_changes_no_byte():
-    """Of one face per place only the order of its corners is left; away from silhouettes nothing depends on it."""
-    sharp = WarpRenderer(1, antialias=False)
-    mesh = ball(0.1, 3)
-    sharp.load({"closed": mesh, "mixed": flipped(mesh)})
-    poses = cameras_around(4, seed=5, target=(0.0, 0.0, 0.2))
-    seen = []
-    for name in ("closed", "mixed"):
-        scene = a_mesh_scene(name, make_pose(np.eye(3), [0.0, 0.0, 0.2]), WHITE, LIGHT)
-        sharp.reset(np.array([0]), [scene])
-        seen.append(sharp.render(np.zeros(4, dtype=np.int64), poses, intrinsics(4, 64), (64, 64), ALL))
-    sharp.close()
-    assert np.array_equal(seen[0].instance_id, seen[1].instance_id)
-    np.testing.assert_allclose(seen[0].depth, seen[1].depth, rtol=1e-5)
-    assert np.abs(seen[0].rgb.astype(int) - seen[1].rgb).max() <= 2
-
-
-def oracle_agrees(renderer, scene, pose, size, lens=None, meshes=None):
-    _, ids, depth = draw(renderer, scene, pose, size, lens)
-    lens = intrinsics(1, *size)[0] if lens is None else lens
-    agreement = judge(Oracle(scene, meshes).cast(pose, lens, size), ids, depth)
-    assert_agrees(agreement)
-    return ids, depth
 
 
 def test_triangles_across_the_near_plane_stay_whole(renderer):
