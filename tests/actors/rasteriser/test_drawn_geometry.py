@@ -1,4 +1,4 @@
-"""What is seen: any place of the camera, any lens and size; clusters of faces; drawing in steps, on the CPU and CUDA."""
+"""What is seen: any place of the camera, any lens and size; clusters of faces; drawing in steps, also on CUDA."""
 
 import dataclasses
 
