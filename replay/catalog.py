@@ -10,15 +10,18 @@ from numpy.typing import NDArray
 
 from replay.index import Index, Query
 
-_NUMBERS = ("slot", "start", "rows", "valid_rows", "round")
+_PLACE = ("seq", "slot", "start", "rows", "valid_rows")
+_NUMBERS = (*_PLACE, "round")
 _SCORES = ("iou_final", "iou_max")
-_NAMES = ("segment", "kind", "phase", "role", "lineage", "policy_version")
+_NAMES = ("segment", "writer", "kind", "phase", "role", "lineage", "policy_version")
 
 
 class Place(NamedTuple):
     """Where an episode lies: the part of an `EpisodeEntry` that reading rows needs."""
 
     segment: str
+    writer: str
+    seq: int
     slot: int
     start: int
     rows: int
@@ -30,9 +33,9 @@ class Catalog:
     """E episodes, sorted by id.
 
     Attributes:
-        numbers: i64 (E,) columns slot, start, rows, valid_rows, round.
+        numbers: i64 (E,) columns seq, slot, start, rows, valid_rows, round.
         scores: f64 (E,) columns iou_final, iou_max; NaN where an episode has none.
-        names: the distinct values of segment, kind, phase, role, lineage and policy_version as text; a policy version
+        names: the distinct values of segment, writer, kind, phase, role, lineage and policy_version as text; a version
             as its ``str``, "none" where nothing learned acted.
         codes: i32 (E,) which of these each episode has.
     """
@@ -47,10 +50,9 @@ class Catalog:
 
     def places(self, which: NDArray[np.int64]) -> list[Place]:
         """Where episodes lie; `which` (N,) counts from 0 .. E - 1."""
-        segments = self.names["segment"]
-        at = [segments[k] for k in self.codes["segment"][which].tolist()]
-        numbers = [self.numbers[n][which].tolist() for n in ("slot", "start", "rows", "valid_rows")]
-        return [Place(*p) for p in zip(at, *numbers, strict=True)]
+        texts = [[self.names[n][k] for k in self.codes[n][which].tolist()] for n in ("segment", "writer")]
+        numbers = [self.numbers[n][which].tolist() for n in _PLACE]
+        return [Place(*p) for p in zip(*texts, *numbers, strict=True)]
 
 
 def read_catalog(index: Index, query: Query) -> Catalog:

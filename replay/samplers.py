@@ -1,7 +1,8 @@
 """What the learner reads: random rows (imitation), whole rollouts once (PPO), successful trajectories (SIL).
 
-Random rows are counter-based draws (`replay.drawing`); `replay.sequences` has windows and padded episodes. A sampler sees what its store saw at the last
-`Store.refresh`; refresh at update boundaries only, and keep `Store.position` in the checkpoint.
+Random rows are counter-based draws (`replay.drawing`); `replay.sequences` has windows and padded episodes. A sampler
+sees what its store saw at the last `Store.refresh`; refresh at update boundaries only, and keep `Store.position` in the
+checkpoint.
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ from records import assert_same, make_episode, version
 
 from common.episode import Episode
 from common.errors import StoreError
-from replay.drawing import _distinct
 from replay.samplers import Group, OnPolicySampler, SuccessSampler, UniformSampler
 from replay.store import Store, open_store
 
@@ -129,16 +128,6 @@ def test_every_valid_row_is_equally_likely_and_no_other_is_drawn(tmp_path: Path)
     assert names.tolist() == [0, 2, 3, 11, 30, 31, 32, 33, 34, 35]
     # 12,000 draws over 10 rows: the standard deviation of a count is about 35 (twice drawn rows add a little).
     assert np.abs(counts - 1200).max() < 200
-
-
-@given(counts=st.lists(st.integers(1, 30), min_size=1, max_size=5), each=st.integers(1, 12), seed=st.integers(0, 99))
-def test_items_of_one_episode_are_distinct_while_there_are_enough(counts: list[int], each: int, seed: int) -> None:
-    drawn = _distinct(np.array(counts), np.random.default_rng(seed).random((each, len(counts))))
-    assert len(drawn) == each * len(counts)
-    for k, count in enumerate(counts):
-        items = drawn[k * each : (k + 1) * each]
-        assert set(items) <= set(range(count))
-        assert count < each or len(set(items)) == each
 
 
 def test_uniform_errors_name_the_cause(tmp_path: Path) -> None:
