@@ -30,6 +30,7 @@ CREATE TABLE IF NOT EXISTS episodes (
     id TEXT PRIMARY KEY, writer TEXT, seq INTEGER, slot INTEGER, segment TEXT, start INTEGER, rows INTEGER,
     valid_rows INTEGER, sha256 TEXT, iou_final REAL, iou_max REAL, meta TEXT,
     kind TEXT, phase TEXT, policy_version TEXT, run TEXT, lineage INTEGER, role TEXT, round INTEGER, env INTEGER);
+CREATE INDEX IF NOT EXISTS by_segment ON records (segment);
 CREATE INDEX IF NOT EXISTS by_use ON episodes (kind, phase, round);
 """
 _ENTRY = "id, writer, seq, slot, segment, start, rows, valid_rows, sha256, iou_final, iou_max, meta"

@@ -7,14 +7,13 @@ zarr library reads it.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
-import mmap
 import struct
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,7 @@ from replay.layout import (
     plan,
     signature,
 )
+from replay.mapping import address_of, map_file
 
 # What a file is made of; an empty part stands for the crc32c of what comes before it.
 Parts = list[NDArray[Any] | bytes]
@@ -146,25 +146,52 @@ def file_crc32c(path: Path) -> tuple[int, int]:
     return size, crc
 
 
-@dataclasses.dataclass
-class Usage:
-    """What open segments hold: file descriptors (one per map) and bytes of arrays copied to RAM."""
+# Relative file path -> {"bytes", "crc32c"}, as a commit record has them.
+Sums = Mapping[str, Mapping[str, int]]
 
-    files: int = 0
-    cached_bytes: int = 0
+_CHECKED_AT_ONCE = 1 << 23  # bytes; other threads run between two pieces
+
+
+class Usage:
+    """What open segments hold: maps and bytes of arrays copied to RAM; and which files were found to be whole."""
+
+    def __init__(self) -> None:
+        self.files, self.cached_bytes = 0, 0
+        self.whole: set[Path] = set()  # they are never changed, so one check is enough for as long as this lives
+        self._lock = threading.Lock()
+
+    def count(self, files: int, cached_bytes: int) -> None:
+        """Add to what is held."""
+        with self._lock:
+            self.files += files
+            self.cached_bytes += cached_bytes
+
+
+@lru_cache(maxsize=64)
+def _layout(fields: tuple[tuple[str, tuple[int, ...]], ...]) -> tuple[dict[str, ArraySpec], dict[str, ArraySpec]]:
+    """Arrays by name and by field; the same object for the same signature."""
+    specs = {spec.name: spec for spec in plan(dict(fields))}
+    return specs, {field: spec for spec in specs.values() for field in spec.fields}
 
 
 class Segment:
     """A committed segment, mapped into memory. Arrays are opened on first use and stay open until `close`."""
 
-    def __init__(self, path: Path, usage: Usage | None = None) -> None:
-        """Read the metadata of the segment at `path`; `usage` counts what it holds, with that of other segments.
+    def __init__(self, path: Path, usage: Usage | None = None, sums: Callable[[], Sums] | None = None) -> None:
+        """Read the metadata of the segment at `path`.
+
+        Args:
+            path: its folder.
+            usage: counts what it holds, with that of other segments.
+            sums: gives the sums that its files should have; every array is checked when it is opened first. None
+                checks only the sums that the files carry themselves: those of arrays with small rows.
 
         Raises:
             StoreError: if it is missing, not a segment, or of another format.
         """
         self.path = path
         self._usage = Usage() if usage is None else usage
+        self._sums = sums
         try:
             root = json.loads((path / "zarr.json").read_bytes())
             attributes = root["attributes"]
@@ -175,14 +202,15 @@ class Segment:
             self.signature: Signature = {n: tuple(s) for n, s in attributes["fields"].items()}
             self.attributes: dict[str, Any] = attributes
             metadata = root["consolidated_metadata"]["metadata"]
-            self._specs = {spec.name: spec for spec in plan(self.signature)}
+            self._specs, self._array_of = _layout(tuple(self.signature.items()))
             self._counts = {name: int(metadata[name]["shape"][0]) for name in self._specs}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise StoreError(f"segment {path} cannot be read: {type(error).__name__}: {error}") from error
-        self._array_of = {field: spec for spec in self._specs.values() for field in spec.fields}
-        self._open: dict[str, NDArray[Any]] = {}
+        self._lock = threading.Lock()  # to open and close; what is open is read without it
+        self._open: dict[str, tuple[NDArray[Any], int]] = {}  # and where the array lies
         self._cached: set[str] = set()
         self._views: dict[str, NDArray[Any]] = {}
+        self._closed = False
 
     @property
     def specs(self) -> dict[str, ArraySpec]:
@@ -207,18 +235,26 @@ class Segment:
             cache: copy it to RAM instead of mapping it (where it is not open already).
 
         Raises:
-            StoreError: if the file is missing, too short, or its shard index is damaged.
+            StoreError: if the file is missing, too short or too long, or its checksum or shard index is wrong.
         """
-        array = self._open.get(name)
-        if array is None:
+        return self.located(name, cache)[0]
+
+    def located(self, name: str, cache: bool = False) -> tuple[NDArray[Any], int]:
+        """`stored`, and the address of its first byte, which is good for as long as the array is held."""
+        found = self._open.get(name)
+        if found is not None:
+            return found
+        with self._lock:
+            if name in self._open:
+                return self._open[name]
             array = self._map(self._specs[name], cache)
-            self._open[name] = array
-            if cache:
-                self._cached.add(name)
-                self._usage.cached_bytes += array.nbytes
-            else:
-                self._usage.files += 1
-        return array
+            found = array, address_of(array)
+            if not self._closed:  # one that was closed while somebody still reads it holds nothing any more
+                self._open[name] = found
+                self._usage.count(0 if cache else 1, array.nbytes if cache else 0)
+                if cache:
+                    self._cached.add(name)
+            return found
 
     def _map(self, spec: ArraySpec, cache: bool) -> NDArray[Any]:
         path, count = self.path / spec.name / spec.chunk_file, self._counts[spec.name]
@@ -230,17 +266,37 @@ class Segment:
                 actual = f.seek(0, 2)
                 if actual != size + trailer:
                     raise StoreError(bad_value(f"size of {path}", actual, f"{size + trailer} bytes"))
-                if spec.sharded:
-                    f.seek(size)
-                    index = shard_index(count, spec.row_bytes)
-                    if f.read(trailer) != index + struct.pack("<I", google_crc32c.value(index)):
-                        raise StoreError(f"shard index of {path} is damaged")
                 f.seek(0)
-                buffer: Any = f.read(size) if cache else mmap.mmap(f.fileno(), size, access=mmap.ACCESS_READ)
+                mapped = np.frombuffer(f.read(), np.uint8) if cache else map_file(f.fileno(), actual)
         except OSError as error:
             raise StoreError(f"array {path} cannot be read: {error}") from error
-        flat = np.frombuffer(buffer, spec.dtype, count=count * math.prod(spec.shape))
-        return flat.reshape(count, *spec.shape)
+        tail = mapped[size:].tobytes()
+        if spec.sharded:
+            index = shard_index(count, spec.row_bytes)
+            if tail != index + struct.pack("<I", google_crc32c.value(index)):
+                raise StoreError(f"shard index of {path} is damaged")
+        if path not in self._usage.whole:
+            self._check(path, mapped, None if spec.sharded else tail)
+            self._usage.whole.add(path)
+        return mapped[:size].view(spec.dtype).reshape(count, *spec.shape)
+
+    def _check(self, path: Path, data: NDArray[np.uint8], tail: bytes | None) -> None:
+        """Refuse a file that is not the one that was committed; `tail` is the sum that it carries itself, if any."""
+        name = str(path.relative_to(self.path))
+        if self._sums is not None:
+            recorded = self._sums().get(name)
+            if recorded is None:
+                raise StoreError(f"array {path} is not named by its commit record")
+            expected = recorded["crc32c"]
+        elif tail is not None:
+            expected, data = int.from_bytes(tail, "little"), data[: -len(tail)]
+        else:
+            return
+        crc = 0
+        for start in range(0, len(data), _CHECKED_AT_ONCE):
+            crc = google_crc32c.extend(crc, data[start : start + _CHECKED_AT_ONCE])
+        if crc != expected:
+            raise StoreError(bad_value(f"crc32c of {path}", f"{crc:08x}", f"{expected:08x}: the file is damaged"))
 
     def view(self, field: str, cache: bool = False) -> NDArray[Any]:
         """All entries of one field as they are stored, read-only: its columns, bits, or the array itself.
@@ -277,8 +333,10 @@ class Segment:
 
     def close(self) -> None:
         """Drop the maps; arrays that were handed out keep theirs alive until they are dropped too."""
-        self._usage.files -= len(self._open) - len(self._cached)
-        self._usage.cached_bytes -= sum(self._open[name].nbytes for name in self._cached)
-        self._open.clear()
-        self._views.clear()
-        self._cached.clear()
+        with self._lock:
+            self._closed = True
+            cached = sum(self._open[name][0].nbytes for name in self._cached)
+            self._usage.count(len(self._cached) - len(self._open), -cached)
+            self._open.clear()
+            self._views.clear()
+            self._cached.clear()

@@ -13,10 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-import resource
-import threading
 import uuid
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -30,8 +27,11 @@ from common.fsio import create_only, fsync_path
 from replay.catalog import Place
 from replay.index import Index, Query
 from replay.layout import FORMAT_VERSION
+from replay.mapping import Readahead
 from replay.record import RECORD_NAME, EpisodeEntry, Record, read_record, record_path
-from replay.segment import Segment, Usage
+from replay.rows import gather
+from replay.segment import Segment
+from replay.segments import OpenSegments
 from replay.tombstones import TOMBSTONES, Graveyard, Tombstone
 from replay.writer import SegmentWriter
 
@@ -113,13 +113,9 @@ class Store:
     def __init__(self, root: Path, mode: Literal["r", "a"], index: Index, ram_bytes: int) -> None:
         self.root, self.mode, self.index = root, mode, index
         self.generation = 0  # counts refreshes that changed something, for caches of query answers
-        self._ram_bytes = ram_bytes
-        self._usage = Usage()
-        self._segments: OrderedDict[str, Segment] = OrderedDict()  # least recently used first
+        self._segments = OpenSegments(root, ram_bytes, self._named)
+        self._readahead = Readahead()
         self._graveyard = Graveyard(root)
-        self._lock = threading.RLock()
-        # A map holds a file descriptor for as long as it lives; leave the rest of the process its share.
-        self._max_files = max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
 
     def writer(self, writer_id: str, *, max_episodes: int = 64, max_bytes: int = 64_000_000) -> SegmentWriter:
         """A writer of this store; see `SegmentWriter`.
@@ -224,7 +220,7 @@ class Store:
             StoreError: if it is not there or its segment is damaged.
         """
         entry = episode if isinstance(episode, EpisodeEntry) else self.entry(episode)
-        return self.segment(entry.segment).read_episode(entry.meta, entry.slot, entry.start, entry.rows)
+        return self._segment_of(entry).read_episode(entry.meta, entry.slot, entry.start, entry.rows)
 
     def read_rows(
         self,
@@ -248,63 +244,57 @@ class Store:
             StoreError: if an episode lacks a field or its shape differs from the others'.
         """
         starts = np.array([e.start for e in episodes], np.int64)
-        index, at = episode_index.tolist(), (starts[episode_index] + rows).tolist()
-        return {name: self._gather(name, episodes, index, at) for name in fields}
+        return self._gather(fields, episodes, episode_index, starts[episode_index] + rows)
 
     def read_fixed(self, fields: Iterable[str], episodes: Sequence[EpisodeEntry | Place]) -> dict[str, NDArray[Any]]:
         """Episode-level fields of E episodes: field -> (E, *field shape); errors as in `read_rows`."""
-        index, at = list(range(len(episodes))), [e.slot for e in episodes]
-        return {name: self._gather(name, episodes, index, at) for name in fields}
+        return self._gather(fields, episodes, np.arange(len(episodes)), np.array([e.slot for e in episodes], np.int64))
 
     def _gather(
-        self, name: str, episodes: Sequence[EpisodeEntry | Place], index: list[int], at: list[int]
-    ) -> NDArray[Any]:
+        self,
+        fields: Iterable[str],
+        episodes: Sequence[EpisodeEntry | Place],
+        index: NDArray[np.int64],
+        at: NDArray[np.int64],
+    ) -> dict[str, NDArray[Any]]:
+        names = list(fields)
         if not episodes:
-            raise StoreError(f"field {name} cannot be read: no episode was given")
-        cache = self._usage.cached_bytes < self._ram_bytes
-        first = self.segment(episodes[0].segment)
-        spec, shape = first.spec_of(name), first.signature[name]
-        sources: dict[str, NDArray[Any]] = {}
-        for e in episodes:
-            if e.segment not in sources:
-                segment = self.segment(e.segment)
-                sources[e.segment] = segment.view(name, cache)
-                if segment.signature[name] != shape:
-                    raise StoreError(
-                        bad_value(f"shape of field {name} in {e.segment}", segment.signature[name], str(shape))
-                    )
-        by_episode = [sources[e.segment] for e in episodes]
-        out = np.empty((len(at), *by_episode[0].shape[1:]), by_episode[0].dtype)
-        # One copy per row straight into the answer: gathering by segment first would move images twice.
-        for i, (k, row) in enumerate(zip(index, at, strict=True)):
-            out[i] = by_episode[k][row]
-        return spec.decode(out, name) if spec.form == "bits" else out
+            if names:
+                raise StoreError(f"field {names[0]} cannot be read: no episode was given")
+            return {}
+        by_path = {e.segment: e for e in episodes}
+        segments = [self._segment_of(e) for e in by_path.values()]
+        number = {path: k for k, path in enumerate(by_path)}
+        source = np.array([number[e.segment] for e in episodes], np.int64)[index]
+        return gather(names, segments, source, at, self._readahead, self._segments.cache)
 
     def valid_rows(self, entry: EpisodeEntry | Place) -> NDArray[np.int64]:
         """Rows of an episode that a sampler may draw, ascending: those with ``label_valid`` where it has that field."""
         if entry.valid_rows == entry.rows:
             return np.arange(entry.rows)
-        valid = self.segment(entry.segment).view("label_valid", self._usage.cached_bytes < self._ram_bytes)
+        valid = self._segment_of(entry).view("label_valid", self._segments.cache)
         return np.flatnonzero(valid[entry.start : entry.start + entry.rows])
 
     def segment(self, path: str) -> Segment:
-        """An open segment by its path relative to the store; the least recently used are closed when many are open.
+        """An open segment by its path relative to the store.
 
         Raises:
-            StoreError: if it cannot be read.
+            StoreError: if this view does not show it, or it cannot be read.
         """
-        with self._lock:
-            segment = self._segments.get(path)
-            if segment is None:
-                segment = self._segments[path] = Segment(self.root / path, self._usage)
-            self._segments.move_to_end(path)
-            while len(self._segments) > 1 and self._usage.files > self._max_files:
-                self._segments.popitem(last=False)[1].close()
-            return segment
+        return self._segments.get(path, self._named(path))
+
+    def _segment_of(self, place: EpisodeEntry | Place) -> Segment:
+        record = (place.writer, place.seq) if isinstance(place, EpisodeEntry) else None
+        return self._segments.get(place.segment, record)
+
+    def _named(self, path: str) -> tuple[str, int]:
+        found = self.index.rows("SELECT writer, seq FROM records WHERE segment = ?", (path,))
+        if not found:
+            raise StoreError(f"segment {path} is not in store {self.root} as of {self.position()}; refresh it?")
+        writer, seq = found[0]
+        return writer, seq
 
     def close(self) -> None:
         """Close index and segments."""
-        for segment in self._segments.values():
-            segment.close()
-        self._segments.clear()
+        self._segments.close()
         self.index.close()

@@ -14,7 +14,7 @@ from records import make_episode
 from common.episode import FIELDS, KINDS, Episode
 from common.errors import StoreError
 from replay.layout import array_json, column_labels, plan, signature
-from replay.segment import Segment, file_crc32c, shard_index
+from replay.segment import Segment, Usage, file_crc32c, shard_index
 from replay.store import open_store
 
 
@@ -167,3 +167,54 @@ def test_rows_are_sharded_only_where_they_are_large() -> None:
     fields = signature(make_episode("dagger", size=40))
     codecs = {s.name: array_json(s, 5)["codecs"][0]["name"] for s in plan(fields)}
     assert {n for n, c in codecs.items() if c == "sharding_indexed"} == {"image", "goal_image"}
+
+
+def test_a_file_is_checked_when_it_is_opened_first_and_only_then(tmp_path: Path, monkeypatch) -> None:
+    path = write(tmp_path, [make_episode(size=40)])
+    shard = path / "image" / "c.0.0.0.0"
+    data = bytearray(shard.read_bytes())
+    data[1000] ^= 1
+    shard.write_bytes(data)
+    store = open_store(path.parents[1])
+    store.refresh()
+    (entry,) = store.select()
+    row = np.array([0])
+    assert store.read_rows(["mask", "expert_twist"], [entry], row, row)["mask"].any()  # other files are whole
+    for _ in range(2):
+        with pytest.raises(StoreError, match=r"crc32c of .*image/c\.0\.0\.0\.0 = .*the file is damaged"):
+            store.read_rows(["image"], [entry], row, row)
+        with pytest.raises(StoreError, match="the file is damaged"):
+            store.read_episode(entry)
+    data[1000] ^= 1
+    shard.write_bytes(data)
+    checks: list[Path] = []
+    real = Segment._check
+    monkeypatch.setattr(Segment, "_check", lambda self, path, *rest: (checks.append(path), real(self, path, *rest))[1])
+    store.read_rows(["image"], [entry], row, row)
+    store._segments.close()
+    store.read_rows(["image"], [entry], row, row)
+    assert checks == [shard]
+
+
+def test_a_column_array_is_checked_by_its_own_sum_where_no_record_is_known(tmp_path: Path) -> None:
+    path = write(tmp_path, [make_episode("rollout")])
+    chunk = path / "low_f32" / "c.0.0"
+    data = bytearray(chunk.read_bytes())
+    data[5] ^= 1
+    chunk.write_bytes(data)
+    with pytest.raises(StoreError, match=r"crc32c of .*low_f32"):
+        Segment(path).stored("low_f32")
+    Segment(path).stored("low_f64")
+
+
+def test_a_segment_that_was_closed_while_it_is_read_holds_nothing(tmp_path: Path) -> None:
+    usage = Usage()
+    segment = Segment(write(tmp_path, [make_episode()]), usage)
+    kept = segment.stored("image")
+    assert (usage.files, usage.cached_bytes) == (1, 0)
+    segment.stored("mask", cache=True)
+    assert usage.files == 1 and usage.cached_bytes == segment.stored("mask").nbytes
+    segment.close()
+    assert (usage.files, usage.cached_bytes) == (0, 0)
+    np.testing.assert_array_equal(segment.stored("image"), kept)
+    assert usage.files == 0

@@ -118,7 +118,7 @@ def test_read_rows_names_a_field_that_is_missing_or_of_another_shape(store: Stor
 def test_cached_and_mapped_reads_agree_and_few_maps_stay_open(tmp_path: Path, store: Store) -> None:
     commit(store, [make_episode(env=i, size=40) for i in range(12)], max_episodes=1)
     mapped = open_store(store.root, ram_bytes=0)
-    mapped._max_files = 6
+    mapped._segments.max_files = 6
     for s in (store, mapped):
         s.refresh()
     entries = store.select()
@@ -128,11 +128,11 @@ def test_cached_and_mapped_reads_agree_and_few_maps_stay_open(tmp_path: Path, st
         b = mapped.read_rows(["image", "mask", "expert_twist"], entries, index, rows)
         for name in a:
             np.testing.assert_array_equal(a[name], b[name])
-    assert store._usage.cached_bytes > 0 and mapped._usage.cached_bytes == 0
+    assert store._segments.usage.cached_bytes > 0 and mapped._segments.usage.cached_bytes == 0
     mapped.segment(entries[0].segment)
-    assert mapped._usage.files <= 6
+    assert mapped._segments.usage.files <= 6
     mapped.close()
-    assert mapped._usage.files == 0
+    assert mapped._segments.usage.files == 0
 
 
 def test_open_errors_name_what_is_wrong(tmp_path: Path, store: Store) -> None:
