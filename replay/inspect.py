@@ -12,10 +12,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from replay.record import Record
 from replay.retention import uncommitted
-from replay.segment import file_crc32c
 from replay.store import Store, open_store
+from replay.verify import file_problems
 
 IOU_BINS = 10
 _SHOWN = 12
@@ -127,25 +126,9 @@ def verify_store(path: str | Path) -> list[str]:
     store = open_store(path)
     try:
         store.refresh()
-        return [problem for record in store.records() for problem in _verify_record(store.root, record)]
+        return [problem for record in store.records() for problem in file_problems(store.root, record)]
     finally:
         store.close()
-
-
-def _verify_record(root: Path, record: Record) -> list[str]:
-    problems = []
-    for name, recorded in record.files.items():
-        path = root / record.segment / name
-        try:
-            size, crc = file_crc32c(path)
-        except OSError as error:
-            problems.append(f"{path}: {error.strerror}")
-            continue
-        if size != recorded["bytes"]:
-            problems.append(f"{path}: {size} bytes, the record says {recorded['bytes']}")
-        elif crc != recorded["crc32c"]:
-            problems.append(f"{path}: crc32c {crc:08x}, the record says {recorded['crc32c']:08x}")
-    return problems
 
 
 def print_info(info: dict[str, Any], console: Console) -> None:

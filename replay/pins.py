@@ -114,16 +114,22 @@ def read_pins(root: Path) -> list[Pin]:
         StoreError: naming one that is damaged; nobody knows what it needs, so nothing may be deleted.
     """
     folder = root / "pins"
-    pins = []
-    for path in sorted(folder.glob("[!.]*.json")) if folder.is_dir() else ():
-        raw = read_checked(path, "pin")
-        try:
-            phases = None if raw["phases"] is None else tuple(raw["phases"])
-            position = {str(k): int(v) for k, v in raw["position"].items()}
-            pins.append(Pin(path.stem, position, phases, raw["reason"], float(raw["created_at"])))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise StoreError(f"pin {path} is malformed: {type(error).__name__}: {error}") from error
-    return pins
+    return [read_pin(path) for path in sorted(folder.glob("[!.]*.json"))] if folder.is_dir() else []
+
+
+def read_pin(path: Path) -> Pin:
+    """Read and check one pin.
+
+    Raises:
+        StoreError: naming it if it is damaged.
+    """
+    raw = read_checked(path, "pin")
+    try:
+        phases = None if raw["phases"] is None else tuple(raw["phases"])
+        position = {str(k): int(v) for k, v in raw["position"].items()}
+        return Pin(path.stem, position, phases, raw["reason"], float(raw["created_at"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StoreError(f"pin {path} is malformed: {type(error).__name__}: {error}") from error
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from common.errors import SchemaError, StoreError, bad_value
 RECORD_VERSION = 1
 WRITER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
 RECORD_NAME = re.compile(r"[0-9]{8}\.json")
+SEGMENT_PATH = re.compile(r"data/[A-Za-z0-9][A-Za-z0-9_.-]*")
 _TAIL = re.compile(rb', "crc32c": "([0-9a-f]{8})"\}$')
 _TAIL_BYTES = len(b', "crc32c": "00000000"}')
 
@@ -148,16 +149,20 @@ def read_record(root: Path, writer: str, seq: int) -> Record:
     """Read and check a record.
 
     Raises:
-        StoreError: naming the record if it is missing, damaged, or of another format version.
+        StoreError: naming the record if it is missing, damaged, of another format version, or names a path outside its place.
     """
     path = record_path(root, writer, seq)
     raw = read_checked(path, "commit record")
     try:
         if (raw["writer"], raw["seq"]) != (writer, seq):
             raise StoreError(f"commit record {path} belongs to writer {raw['writer']!r}, sequence {raw['seq']}")
+        outside = [n for n in raw["files"] if n.startswith("/") or ".." in n.split("/")]
+        if outside or not SEGMENT_PATH.fullmatch(raw["segment"]):
+            named = [raw["segment"], *outside]
+            raise StoreError(bad_value(f"path in commit record {path}", named, "data/NAME, and files below it"))
         entries = tuple(_entry(raw, slot, e) for slot, e in enumerate(raw["episodes"]))
         return Record(writer, seq, raw["segment"], raw["files"], entries, raw["committed_at"])
-    except (KeyError, TypeError, SchemaError) as error:
+    except (KeyError, TypeError, AttributeError, SchemaError) as error:
         raise StoreError(f"commit record {path} is malformed: {type(error).__name__}: {error}") from error
 
 

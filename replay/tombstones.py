@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,11 +17,10 @@ from typing import Any, NamedTuple
 
 from common.errors import StoreError, bad_value
 from common.fsio import create_only, fsync_path
-from replay.record import RECORD_NAME, WRITER_ID, encode_record, read_checked
+from replay.record import RECORD_NAME, SEGMENT_PATH, WRITER_ID, encode_record, read_checked
 
 # In a position, the number of tombstones read; no writer id begins with a slash.
 TOMBSTONES = "/tombstones"
-SEGMENT_PATH = re.compile(r"data/[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 class Buried(NamedTuple):
