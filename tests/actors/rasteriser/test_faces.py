@@ -11,22 +11,20 @@ from actors.rasteriser.renderer import WarpRenderer
 from actors.scenes.mesh import recorded_mesh
 from actors.scenes.shapes import build_mesh
 from common.geometry import intrinsics_from_fov, look_at, make_pose, so3_exp
-from common.scene import Light
+from common.scene import Light, Shape
 from tests.actors.drawing_for_tests import (
     ALL,
     WHITE,
     a_mesh_scene,
     ball,
     draw,
+    draw_many,
     flipped,
     near_cameras,
     oracle_agrees,
+    sheet,
 )
-from tests.actors.scenes_for_tests import (
-    GROUND,
-    PATTERN,
-    intrinsics,
-)
+from tests.actors.scenes_for_tests import GROUND, PATTERN, a_scene, an_object, cameras_around, intrinsics
 from tests.actors.shapes_for_tests import SHAPES
 
 LIGHT = Light((0.48, -0.6, 0.64), 0.6, 0.3, shadow=0.8)
@@ -143,3 +141,13 @@ def test_tops_of_many_heights_are_not_passed_over_together():
             pose = look_at(eye, [0.05, 0.15, 0.1], 0.1 * turn)
             oracle_agrees(sharp, scene, pose, (64, 64), meshes={"town": town})
     sharp.close()
+
+
+def test_of_a_face_in_the_ground_the_ground_is_seen(renderer):
+    """A box that is sunk to its top, and a sheet that lies flat: no speckle of either, from anywhere."""
+    top, flat = make_pose(so3_exp([0.0, 0.0, 0.7]), [0.05, -0.02, -0.1]), make_pose(np.eye(3), [-0.1, 0.1, 0.0])
+    renderer.load({"flat": sheet(0.3)})
+    box = an_object(Shape("box", (0.4, 0.3, 0.2)), top)
+    for scene in (a_scene(box), a_mesh_scene("flat", flat)):
+        frames = draw_many(renderer, [scene] * 16, cameras_around(16, seed=12), (96, 96))
+        assert (frames.instance_id == 0).all()
