@@ -23,6 +23,8 @@ from replay.weights import Weights
 
 Batch = dict[str, NDArray[Any]]
 
+_KEPT = 32  # answers of the index; more than a batch has groups
+
 
 @dataclasses.dataclass(frozen=True)
 class Group:
@@ -190,8 +192,9 @@ class CounterSampler:
             query = group.query()
             if query not in self._catalogs:
                 # Bounds move from round to round: answers to older questions are not asked for again.
-                self._catalogs = dict([*self._catalogs.items()][-7:])
-                self._pools = dict([*self._pools.items()][-7:])
+                if len(self._catalogs) >= _KEPT:
+                    self._catalogs, self._pools = {}, {}
+                    self._forget()
                 self._catalogs[query] = read_catalog(self.store.index, query)
             catalog = self._catalogs[query]
             pool = self._pools[group] = make_pool(catalog, self._counts(catalog), group.weights)
