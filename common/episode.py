@@ -190,7 +190,7 @@ class Episode:
             for name in sorted(group):
                 array = np.ascontiguousarray(group[name])
                 digest.update(f"|{name}|{array.dtype.str}|{array.shape}|".encode())
-                digest.update(array.tobytes())
+                digest.update(array.reshape(-1).view(np.uint8))
         return digest.hexdigest()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import struct
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -77,9 +78,10 @@ def write_segment(path: Path, episodes: Sequence[Episode], pool: ThreadPoolExecu
     for name, metadata in arrays.items():
         (path / name).mkdir()
         files[f"{name}/zarr.json"] = partial(_json, metadata)
+    # Each file is flushed as soon as it is written: the disk is then busy while others are still made.
     written = pool.map(lambda item: _write_file(path / item[0], item[1]()), files.items())
     sums = dict(zip(files, written, strict=True))
-    fsync_all([*(path / name for name in files), *(path / name for name in arrays), path], pool)
+    fsync_all([*(path / name for name in arrays), path], pool)
     return sums
 
 
@@ -129,6 +131,7 @@ def _write_file(path: Path, parts: Parts) -> dict[str, int]:
             crc = google_crc32c.extend(crc, data)
             _write_all(f, memoryview(data))
             size += len(data)
+        os.fsync(f.fileno())
     return {"bytes": size, "crc32c": crc}
 
 

@@ -25,6 +25,7 @@ from common.episode import Episode
 from common.errors import StoreError, bad_value
 from common.fsio import create_only, fsync_path
 from replay.catalog import Place
+from replay.disk_space import DiskLimits
 from replay.index import Index, Query
 from replay.layout import FORMAT_VERSION
 from replay.mapping import Readahead
@@ -117,7 +118,16 @@ class Store:
         self._readahead = Readahead()
         self._graveyard = Graveyard(root)
 
-    def writer(self, writer_id: str, *, max_episodes: int = 64, max_bytes: int = 64_000_000) -> SegmentWriter:
+    def writer(
+        self,
+        writer_id: str,
+        *,
+        max_episodes: int = 64,
+        max_bytes: int = 64_000_000,
+        max_age_s: float | None = None,
+        in_flight: int = 1,
+        disk: DiskLimits | None = None,
+    ) -> SegmentWriter:
         """A writer of this store; see `SegmentWriter`.
 
         Raises:
@@ -125,7 +135,9 @@ class Store:
         """
         if self.mode != "a":
             raise StoreError(f"store {self.root} is open for reading only: open it with mode 'a' to write")
-        return SegmentWriter(self.root, writer_id, max_episodes, max_bytes)
+        return SegmentWriter(
+            self.root, writer_id, max_episodes, max_bytes, max_age_s=max_age_s, in_flight=in_flight, disk=disk
+        )
 
     def position(self) -> dict[str, int]:
         """How much of the store this view shows: records read per writer, and tombstones read under the name

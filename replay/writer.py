@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import shutil
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,12 +17,14 @@ import numpy as np
 from common.episode import Episode
 from common.errors import StoreError, bad_value
 from common.fsio import create_only, fsync_path
+from replay.disk_space import DiskLimits, wait_for_space
 from replay.layout import signature
 from replay.record import RECORD_NAME, WRITER_ID, describe, encode_record, record_path
 from replay.segment import write_segment
 from replay.tombstones import Graveyard
 
 _IO_THREADS = 16  # they wait for the disk, so their number has nothing to do with the number of cores
+_HASH_THREADS = 2
 
 
 class Ack(NamedTuple):
@@ -32,6 +36,25 @@ class Ack(NamedTuple):
     seq: int
 
 
+@dataclasses.dataclass(frozen=True)
+class _Held:
+    """An episode that is not durable yet."""
+
+    episode: Episode
+    nbytes: int
+    sha256: Future[str]
+    since: float
+
+
+@dataclasses.dataclass(frozen=True)
+class _Commit:
+    """One that is under way."""
+
+    key: str
+    held: list[_Held]
+    done: Future[list[Ack]]
+
+
 class SegmentWriter:
     """Commits episodes under one writer id. What was not acknowledged must be sent again after a crash; an episode
     that was committed twice counts once.
@@ -41,7 +64,17 @@ class SegmentWriter:
     stays unread for ever.
     """
 
-    def __init__(self, root: Path, writer_id: str, max_episodes: int, max_bytes: int) -> None:
+    def __init__(
+        self,
+        root: Path,
+        writer_id: str,
+        max_episodes: int,
+        max_bytes: int,
+        *,
+        max_age_s: float | None = None,
+        in_flight: int = 1,
+        disk: DiskLimits | None = None,
+    ) -> None:
         """Continue the sequence of `writer_id` after its last committed record.
 
         Args:
@@ -49,19 +82,33 @@ class SegmentWriter:
             writer_id: unique among those that write at the same time; it is part of file names.
             max_episodes: a segment is committed when it has this many episodes.
             max_bytes: or this many bytes of arrays. Each kind of record fills a segment of its own.
+            max_age_s: or when its first episode is this old; looked at by `append` and `poll`. None is never.
+            in_flight: segments that are committed at the same time. With 1 every call waits for its commits; with more,
+                `append` and `poll` wait only while so many are under way, and a failure surfaces in a later call.
+            disk: how much of the disk stays free; None is the default of `DiskLimits`.
 
         Raises:
             StoreError: if an argument is out of range or the store cannot be written.
         """
         if not WRITER_ID.fullmatch(writer_id):
             raise StoreError(bad_value("writer id", writer_id, f"a name matching {WRITER_ID.pattern}"))
-        for name, value in (("max_episodes", max_episodes), ("max_bytes", max_bytes)):
+        for name, value in (("max_episodes", max_episodes), ("max_bytes", max_bytes), ("in_flight", in_flight)):
             if value < 1:
                 raise StoreError(bad_value(name, value, "at least 1"))
+        if max_age_s is not None and not max_age_s > 0.0:
+            raise StoreError(bad_value("max_age_s", max_age_s, "more than 0 seconds, or None"))
         self._root, self._id = root, writer_id
         self._max_episodes, self._max_bytes = max_episodes, max_bytes
-        self._buffers: dict[str, list[Episode]] = {}  # by signature
+        self._max_age_s, self._in_flight = max_age_s, in_flight
+        self._disk = DiskLimits() if disk is None else disk
+        self._buffers: dict[str, list[_Held]] = {}  # by signature
+        self._running: list[_Commit] = []  # in the order they were started
+        self._acks: list[Ack] = []  # of ended commits, not handed out yet
+        self._error: BaseException | None = None
+        # Three pools: tasks of one never wait for tasks behind them in the same queue.
         self._pool: ThreadPoolExecutor | None = ThreadPoolExecutor(_IO_THREADS, thread_name_prefix="replay-io")
+        self._hashing = ThreadPoolExecutor(_HASH_THREADS, thread_name_prefix="replay-hash")
+        self._committing = ThreadPoolExecutor(in_flight, thread_name_prefix="replay-commit")
         self._commits = root / "commits" / writer_id
         try:
             self._commits.mkdir(exist_ok=True)
@@ -81,39 +128,87 @@ class SegmentWriter:
         return self._seq
 
     def append(self, episode: Episode) -> list[Ack]:
-        """Take an episode in, and commit the segment it fills, if it fills one. Its arrays must not be changed until
-        it is acknowledged.
+        """Take an episode in, and commit what is due. Its arrays must not be changed until it is acknowledged.
 
         Returns:
-            One ack per episode that was committed by this call; often none.
+            One ack per episode that became durable and was not acknowledged before; often none.
 
         Raises:
-            StoreError: if a commit failed; its episodes stay buffered, and the next `flush` tries again.
+            StoreError: if a commit failed; its episodes, and this one, stay buffered, and the next `flush` tries again.
         """
         self._io()
         key = repr(signature(episode))
-        buffer = self._buffers.setdefault(key, [])
-        buffer.append(episode)
-        if len(buffer) < self._max_episodes and sum(e.nbytes() for e in buffer) < self._max_bytes:
-            return []
-        return self._commit(key)
+        hashing = self._hashing.submit(episode.sha256)  # long done when the segment is full
+        self._buffers.setdefault(key, []).append(_Held(episode, episode.nbytes(), hashing, time.monotonic()))
+        return self.poll()
+
+    def poll(self) -> list[Ack]:
+        """Commit what is due by count, bytes or age; acks and errors as in `append`."""
+        self._io()
+        for key, held in list(self._buffers.items()):
+            if self._due(held):
+                self._start(key)
+        while self._running and self._running[0].done.done():
+            self._settle()
+        return self._answer()
 
     def flush(self) -> list[Ack]:
-        """Commit everything that is buffered.
+        """Commit everything that is buffered, and wait until it and all that is under way is durable.
 
         Raises:
             StoreError: as in `append`.
         """
         self._io()
-        return [ack for key in list(self._buffers) for ack in self._commit(key)]
+        for key in list(self._buffers):
+            self._start(key)
+        while self._running:
+            self._settle()
+        return self._answer()
 
     def close(self) -> list[Ack]:
         """Commit everything that is buffered and end; closing again does nothing."""
         if self._pool is None:
             return []
         acks = self.flush()
-        self._pool.shutdown()
+        for pool in (self._committing, self._hashing, self._pool):
+            pool.shutdown()
         self._pool = None
+        return acks
+
+    def _due(self, held: Sequence[_Held]) -> bool:
+        full = len(held) >= self._max_episodes or sum(h.nbytes for h in held) >= self._max_bytes
+        return full or (self._max_age_s is not None and time.monotonic() - held[0].since >= self._max_age_s)
+
+    def _start(self, key: str) -> None:
+        """Begin the commit of a buffer, unless one has failed that nobody was told of yet."""
+        while len(self._running) >= self._in_flight:
+            self._settle()
+        if self._error is not None:
+            return
+        held = self._buffers.pop(key)
+        before = self._running[-1].done if self._running else None
+        done = self._committing.submit(self._commit, held, self._seq + len(self._running), before)
+        self._running.append(_Commit(key, held, done))
+        if self._in_flight == 1:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Wait for the oldest commit. Where it failed, its episodes stand again before those that came after them."""
+        commit = self._running[0]
+        wait([commit.done])
+        del self._running[0]
+        error = commit.done.exception()
+        if error is None:
+            self._acks += commit.done.result()
+        else:
+            self._buffers[commit.key] = commit.held + self._buffers.get(commit.key, [])
+            self._error = self._error or error
+
+    def _answer(self) -> list[Ack]:
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        acks, self._acks = self._acks, []
         return acks
 
     def _io(self) -> ThreadPoolExecutor:
@@ -121,20 +216,21 @@ class SegmentWriter:
             raise StoreError(f"writer {self._id!r} is closed")
         return self._pool
 
-    def _commit(self, key: str) -> list[Ack]:
-        episodes = self._buffers[key]
-        pool = self._io()
-        hashing = pool.map(Episode.sha256, episodes)  # runs while the disk is waited for
+    def _commit(self, held: Sequence[_Held], number: int, before: Future[list[Ack]] | None) -> list[Ack]:
+        episodes = [h.episode for h in held]
         try:
-            segment = self._new_folder()
+            wait_for_space(self._root, sum(h.nbytes for h in held), self._disk)
+            segment = self._new_folder(number)
             try:
-                files = write_segment(segment, episodes, pool)
+                files = write_segment(segment, episodes, self._io())
                 fsync_path(segment.parent)
             except OSError:
                 # Nothing can refer to it yet; on a full disk the space matters.
                 shutil.rmtree(segment, ignore_errors=True)
                 raise
-            hashes = list(hashing)
+            hashes = [h.sha256.result() for h in held]
+            if before is not None:
+                wait([before])  # one record after the other, so that their numbers have no gap
             starts = np.cumsum([0, *(e.num_rows for e in episodes)])
             body = {
                 "writer": self._id,
@@ -152,7 +248,6 @@ class SegmentWriter:
             raise self._failed(error) from error
         acks = [Ack(str(e.meta.id), h, self._id, self._seq) for e, h in zip(episodes, hashes, strict=True)]
         self._seq += 1
-        del self._buffers[key]
         return acks
 
     def _publish(self, body: dict[str, Any]) -> bool:
@@ -166,11 +261,11 @@ class SegmentWriter:
         self._graveyard.read()
         return not self._graveyard.holds(self._id, self._seq)
 
-    def _new_folder(self) -> Path:
+    def _new_folder(self, number: int) -> Path:
         attempt = 0
         while True:
             suffix = f"-{attempt}" if attempt else ""
-            path = self._root / "data" / f"{self._id}-{self._seq:08d}{suffix}.zarr"
+            path = self._root / "data" / f"{self._id}-{number:08d}{suffix}.zarr"
             try:
                 path.mkdir()
                 return path
