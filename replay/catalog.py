@@ -52,7 +52,7 @@ class Catalog:
         """Where episodes lie; `which` (N,) counts from 0 .. E - 1."""
         texts = [[self.names[n][k] for k in self.codes[n][which].tolist()] for n in ("segment", "writer")]
         numbers = [self.numbers[n][which].tolist() for n in _PLACE]
-        return [Place(*p) for p in zip(*texts, *numbers, strict=True)]
+        return list(map(Place._make, zip(*texts, *numbers, strict=True)))
 
 
 def read_catalog(index: Index, query: Query) -> Catalog:
