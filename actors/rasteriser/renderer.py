@@ -7,6 +7,7 @@ metres away. Edges in rgb are smoothed with four samples; instance ids and depth
 
 from __future__ import annotations
 
+import contextlib
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
@@ -20,7 +21,7 @@ from actors.rasteriser.frames import DeviceFrames
 from actors.rasteriser.launch import Launcher
 from actors.rasteriser.layout import Tables
 from actors.rasteriser.tables import SceneTables
-from actors.scenes.checks import check_asset, check_scene, is_rigid
+from actors.scenes.checks import assets_of, check_asset, check_scene, is_rigid
 from common.errors import SceneError, bad_value
 from common.protocols import F64, I64, Channel, Frames
 from common.scene import SceneSpec
@@ -90,14 +91,16 @@ class WarpRenderer:
             raise SceneError(bad_value("len(scenes)", len(scenes), f"len(env_ids) = {len(ids)}"))
         if len(np.unique(ids)) != len(ids):
             raise SceneError(bad_value("env_ids", ids.tolist(), "each environment once"))
+        found: dict[str, Any] = {}
         for env, scene in zip(ids.tolist(), scenes, strict=True):
             try:
-                check_scene(scene, self._assets)
-                self._check_new_assets(scene)
+                self._find(assets_of(scene), found)
+                check_scene(scene, found)
+                self._check_new_assets(found)
             except SceneError as e:
                 raise SceneError(f"environment {env}: {e}") from e
         for env, scene in zip(ids.tolist(), scenes, strict=True):
-            tables.write(env, scene, self._assets)
+            tables.write(env, scene, found)
         shaded = np.array([e for e, s in zip(ids.tolist(), scenes, strict=True) if s.light.shadow > 0.0], np.int64)
         if len(shaded):
             tables.need_shadows()
@@ -143,12 +146,16 @@ class WarpRenderer:
             raise SceneError("the renderer is closed: make a new one")
         return self._scenes
 
-    def _check_new_assets(self, scene: SceneSpec) -> None:
-        """Check what a scene names the first time that any does: the assets of a lazy mapping are not seen before."""
-        meshes = [o.shape.asset for o in scene.objects if o.shape.kind == "mesh"]
-        images = [t.asset for t in (scene.ground, *(o.texture for o in scene.objects)) if t.kind == "image"]
-        for name in {*meshes, *images} - self._checked:
-            check_asset(name, self._assets[name])
+    def _find(self, names: set[str], found: dict[str, Any]) -> None:
+        """Read assets once, for the check and the drawing: a second read of a lazy mapping might fail half way."""
+        for name in sorted(names - set(found)):
+            with contextlib.suppress(KeyError):  # what is missing is for the scene's check to name
+                found[name] = self._assets[name]
+
+    def _check_new_assets(self, found: Mapping[str, Any]) -> None:
+        """Check assets the first time that any scene names them: those of a lazy mapping are not seen before."""
+        for name in sorted(set(found) - self._checked):
+            check_asset(name, found[name])
             self._checked.add(name)
 
     def _check_ids(self, env_ids: I64) -> I64:

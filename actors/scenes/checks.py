@@ -45,10 +45,18 @@ def check_scene(scene: SceneSpec, assets: Mapping[str, Any]) -> None:
         pose = np.array(obj.world_T_obj, dtype=np.float64)
         if pose.shape != (16,) or not np.isfinite(pose).all() or not is_rigid(pose.reshape(4, 4)).all():
             raise SceneError(bad_value(f"{name}: world_T_obj", obj.world_T_obj, "16 finite numbers, a rigid pose"))
+        if np.abs(pose).max() > 1e4:
+            raise SceneError(bad_value(f"{name}: world_T_obj", obj.world_T_obj, "within 10 km of the origin"))
     _check_texture(scene.ground, assets, "ground")
-    if not (np.isfinite(scene.ground_size) and scene.ground_size > 0.0):
-        raise SceneError(bad_value("ground_size", scene.ground_size, "metres > 0"))
+    if not 1e-3 <= scene.ground_size <= 1e4:
+        raise SceneError(bad_value("ground_size", scene.ground_size, "0.001 .. 10000 metres"))
     _check_light(scene.light)
+
+
+def assets_of(scene: SceneSpec) -> set[str]:
+    """Content hashes of the meshes and pictures that a scene names."""
+    meshes = {o.shape.asset for o in scene.objects if o.shape.kind == "mesh"}
+    return meshes | {t.asset for t in (scene.ground, *(o.texture for o in scene.objects)) if t.kind == "image"}
 
 
 def check_asset(name: str, asset: object) -> None:

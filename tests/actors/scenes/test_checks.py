@@ -324,7 +324,8 @@ def test_an_asset_that_cannot_be_read_leaves_everything_as_it_was():
     fresh.load(folder)
     assert not folder.read
     fresh.reset(np.arange(2), [of_mesh("mesh"), thing(texture=Texture("image", asset="picture"))])
-    assert set(folder.read) == {"mesh", "picture"}
+    # Once each: what was checked is what is drawn, and a second read could fail half way.
+    assert sorted(folder.read) == ["mesh", "picture"]
     before = picture_of(fresh), used(fresh)
     bad = [of_mesh("torn"), thing(texture=Texture("image", asset="torn"))]
     bad.append(dataclasses.replace(CUBE, ground=Texture("image", asset="torn")))
