@@ -141,11 +141,9 @@ class EpisodeMeta:
         Raises:
             SchemaError: if a key is missing, unknown or malformed.
         """
-        names = {f.name for f in dataclasses.fields(cls)}
-        if set(raw) != names:
-            raise SchemaError(
-                f"episode meta keys: missing {sorted(names - set(raw))}, unknown {sorted(set(raw) - names)}"
-            )
+        if raw.keys() != _META_NAMES:
+            missing, unknown = sorted(_META_NAMES - raw.keys()), sorted(raw.keys() - _META_NAMES)
+            raise SchemaError(f"episode meta keys: missing {missing}, unknown {unknown}")
         values = dict(raw)
         values["id"] = EpisodeId.parse(values["id"])
         if values["policy_version"] is not None:
@@ -153,6 +151,9 @@ class EpisodeMeta:
         if values["kind"] not in KINDS:
             raise SchemaError(bad_value("episode kind", values["kind"], f"one of {KINDS}"))
         return cls(**values)
+
+
+_META_NAMES = frozenset(f.name for f in dataclasses.fields(EpisodeMeta))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +191,7 @@ class Episode:
             for name in sorted(group):
                 array = np.ascontiguousarray(group[name])
                 digest.update(f"|{name}|{array.dtype.str}|{array.shape}|".encode())
-                digest.update(array.reshape(-1).view(np.uint8))
+                digest.update(array.reshape(-1).view(np.uint8).data)
         return digest.hexdigest()
 
 

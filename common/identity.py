@@ -15,6 +15,7 @@ from common.errors import SchemaError, bad_value
 
 _RUN_ID = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 _ROLE = re.compile(r"[a-z][a-z0-9_]{0,31}")
+_CANONICAL = re.compile(r"([^/]+)/([0-9]{4})/([^/]+)/([0-9]{8})/([0-9]{6})")
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -67,6 +68,10 @@ class EpisodeId:
         Raises:
             SchemaError: if the text is not an episode id.
         """
+        canonical = _CANONICAL.fullmatch(text)
+        if canonical is not None:  # the usual case, and there may be a million of them
+            run, lineage, role, round_, env = canonical.groups()
+            return cls(run, int(lineage), role, int(round_), int(env))
         parts = text.split("/")
         if len(parts) != 5 or not all(p.isascii() and p.isdigit() for p in (parts[1], parts[3], parts[4])):
             raise SchemaError(bad_value("episode id", text, "run/lineage/role/round/env"))

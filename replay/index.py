@@ -7,6 +7,8 @@ What stands is therefore a function of the *set* of records read, not of the ord
 from __future__ import annotations
 
 import dataclasses
+import json
+import operator
 import sqlite3
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -240,11 +242,16 @@ class Index:
             self._db.close()
 
 
+_values_of = operator.attrgetter(*(f.name for f in dataclasses.fields(EpisodeEntry)))
+
+
 def _row(e: EpisodeEntry) -> tuple[Any, ...]:
-    meta = e.meta
-    version, name = meta.policy_version, meta.id
-    what = (meta.kind, meta.phase, None if version is None else _version_text(version))
-    return (*dataclasses.astuple(e), *what, name.run, name.lineage, name.role, name.round, name.env)
+    # Parsed as plain JSON, for there may be a million: the record that it comes from was checked when it was read.
+    meta = json.loads(e.meta_json)
+    version = meta["policy_version"]
+    text = None if version is None else _version_text(PolicyVersion(**version))
+    run, lineage, role, round_, env = meta["id"].split("/")
+    return (*_values_of(e), meta["kind"], meta["phase"], text, run, int(lineage), role, int(round_), int(env))
 
 
 def _entry(row: tuple[Any, ...]) -> EpisodeEntry:

@@ -149,7 +149,8 @@ def read_record(root: Path, writer: str, seq: int) -> Record:
     """Read and check a record.
 
     Raises:
-        StoreError: naming the record if it is missing, damaged, of another format version, or names a path outside its place.
+        StoreError: naming the record if it is missing, damaged, of another format version, or names a path outside
+            its place.
     """
     path = record_path(root, writer, seq)
     raw = read_checked(path, "commit record")
@@ -167,6 +168,7 @@ def read_record(root: Path, writer: str, seq: int) -> Record:
 
 
 def _entry(raw: dict[str, Any], slot: int, e: dict[str, Any]) -> EpisodeEntry:
+    EpisodeMeta.from_dict(e["meta"])  # checks it
     return EpisodeEntry(
         id=e["id"],
         writer=raw["writer"],
@@ -179,5 +181,5 @@ def _entry(raw: dict[str, Any], slot: int, e: dict[str, Any]) -> EpisodeEntry:
         sha256=e["sha256"],
         iou_final=e["iou_final"],
         iou_max=e["iou_max"],
-        meta_json=json.dumps(EpisodeMeta.from_dict(e["meta"]).to_dict()),
+        meta_json=json.dumps(e["meta"]),
     )

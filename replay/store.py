@@ -306,6 +306,10 @@ class Store:
         writer, seq = found[0]
         return writer, seq
 
+    def release(self) -> None:
+        """Close all segments: give maps and cached arrays back. What is read next opens them again."""
+        self._segments.close()
+
     def close(self) -> None:
         """Close index and segments."""
         self._segments.close()
