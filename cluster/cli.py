@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 
+from cluster import replay_verb
 from cluster.assets_verb import add_arguments
 from cluster.config_loading import load_config
 from common.errors import ConfigError, ServofleetError, bad_value
@@ -19,6 +20,9 @@ _EXAMPLES = """examples:
   servofleet train experiment=quickstart seed=1     another seed, another run directory
   servofleet evaluate experiment=quickstart         evaluate the newest weights of that run again
   servofleet replay info runs/quickstart-0/store    what a replay store holds
+  servofleet replay verify runs/quickstart-0/store  read all of it again and list what is wrong
+  servofleet replay prune runs/quickstart-0/store --newest-steps 1000000 --dry-run   what a policy would delete
+  servofleet replay plan --rate 20 experiment=quickstart   the disk that a run takes
   servofleet assets import models --out cache       OBJ, GLB and PLY models into a cache for scenes
   servofleet bench pipeline --json                  rates of every part on this machine
   servofleet bench render --quick                   our renderer against others, in a minute
@@ -82,9 +86,8 @@ def _parser() -> argparse.ArgumentParser:
         "--policy", default="learned", help="learned (default), zero, pbvs, nearest_goal or moment_ibvs"
     )
     takes_overrides(evaluate)
-    replay = verb("replay", _replay, "Look into a replay store.")
-    replay.add_argument("action", choices=["info"], help="info: episodes, rows, bytes, phases, versions, IoU, writers")
-    replay.add_argument("path", help="store directory")
+    replay = verb("replay", replay_verb.replay, "Look into replay stores and keep them in order.")
+    replay_verb.add_arguments(replay)
     add_arguments(verb("assets", _assets, "Import models into a cache that scenes are drawn from."))
     bench = verb("bench", _bench, "Measure rates on this machine.")
     bench.add_argument(
@@ -132,19 +135,6 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     result = evaluate_run(config, arguments.policy, as_json=arguments.json)
     if arguments.json:
         print(json.dumps(result))
-    return 0
-
-
-def _replay(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from replay.inspect import print_info, store_info
-
-    info = store_info(arguments.path)
-    if arguments.json:
-        print(json.dumps(info))
-    else:
-        print_info(info, Console())
     return 0
 
 
