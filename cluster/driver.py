@@ -134,7 +134,8 @@ class Run:
         self._count_wall()
         self.cut.metrics_bytes = self.program.metrics.position
         self.cut.mlflow_run_id = self.program.tracker_run_id or ""
-        self.cut.store_position = self.program.store.position()
+        # A pin needs a view that nothing was deleted from since; between rounds nobody minds a newer one.
+        self.cut.store_position = self.program.store.refresh()
         self._number += 1
         self._pin_data()
         self.program.checkpoints.save(self._number, arrays, dataclasses.asdict(self.cut), pin=pin)
