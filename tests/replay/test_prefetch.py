@@ -110,6 +110,23 @@ def test_an_error_comes_up_at_its_step_and_the_step_is_drawn_again(tmp_path: Pat
         assert same(prefetcher.next(), RowSampler(store, 1, FIELDS).batch(GROUPS, 0))
 
 
+def test_an_error_that_passes_is_not_kept(store: Store) -> None:
+    class Failing(RowSampler):
+        failed = False
+
+        def batch(self, groups: object, step: int) -> Batch:
+            if step == 1 and not self.failed:
+                self.failed = True
+                raise StoreError("the disk did not answer")
+            return super().batch(GROUPS, step)
+
+    with ahead(Failing(store, 1, FIELDS)) as prefetcher:
+        prefetcher.next()
+        with pytest.raises(StoreError, match="the disk did not answer"):
+            prefetcher.next()
+        assert same(prefetcher.next(), RowSampler(store, 1, FIELDS).batch(GROUPS, 1))
+
+
 def test_close_ends_the_thread_and_is_final(store: Store) -> None:
     before = set(threading.enumerate())
     prefetcher = ahead(RowSampler(store, 1, FIELDS), 4)

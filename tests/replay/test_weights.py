@@ -19,7 +19,7 @@ def test_factors_multiply() -> None:
         phase=["il", "ppo", "sil", "il"],
         role=["a", "a", "b", "b"],
         lineage=[0, 0, 1, 1],
-        policy_version=["0.1.aa", "0.10.bb", "1.0.cc", "none"],
+        policy_version=["0.2.aa", "0.10.bb", "1.0.cc", "none"],
         round=[3, 7, 5, 6],
         iou_max=[0.1, 0.5, 0.95, math.nan],
         iou_final=[0.0, 0.4999, 0.9, math.nan],
@@ -35,7 +35,7 @@ def test_factors_multiply() -> None:
     assert factors(lineage={"1": 2.0, "*": 1.0}) == [1, 1, 2, 2]
     assert factors(policy_version={"0.10.bb": 9.0, "none": 5.0, "*": 0.0}) == [0, 9, 0, 5]
     assert factors(round_age=((0, 1.0), (1, 0.5), (3, 0.25))) == [0.25, 1, 0.5, 0.5]
-    # Publications count as (lineage, counter): 1.0 is newer than 0.10, and that is newer than 0.1.
+    # Publications count as (lineage, counter): 1.0 is newer than 0.10, and that is newer than 0.2.
     assert factors(version_age=((0, 8.0), (1, 4.0), (2, 2.0))) == [2, 4, 8, 1]
     assert factors(iou_max=((0.0, 1.0), (0.5, 3.0), (0.9, 7.0)), no_iou=0.5) == [1, 3, 7, 0.5]
     assert factors(iou_final=((0.0, 0.0), (0.5, 3.0)), no_iou=2.0) == [0, 0, 3, 2]

@@ -47,8 +47,8 @@ def test_sums_are_those_of_the_definition(
         assert sums["n_step_discount"][0, t] == np.float32(0.0 if over else gamma**m)
 
 
-def acting(env: int, rows: int, terminated: bool) -> Episode:
-    ended = np.arange(rows) == rows - 2
+def acting(env: int, rows: int, terminated: bool, said: bool = True) -> Episode:
+    ended = (np.arange(rows) == rows - 2) & said
     return make_episode(
         "rollout",
         env=env,
@@ -63,11 +63,13 @@ def acting(env: int, rows: int, terminated: bool) -> Episode:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """Two episodes in one segment, of 5 and 3 actions: the first terminates, the second is cut."""
+    """Episodes of 5, 3 and 2 actions in one segment: the first terminates, the second is cut, the third just ends."""
     store = open_store(tmp_path_factory.mktemp("w") / "s", "a", create=True)
     with closing(store.writer("w")) as w:
         w.append(acting(1, 6, terminated=True))
         w.append(acting(2, 4, terminated=False))
+        w.append(acting(3, 3, terminated=False, said=False))
+        w.append(acting(4, 9, terminated=False))
     store.refresh()
     return store
 
@@ -88,6 +90,15 @@ def test_a_window_ends_where_its_episode_ends(store: Store) -> None:
     assert out["bootstrap_row"].tolist() == [[4, 5, 5], [3, 3, 0]]
     assert out["bootstrap_value"].tolist() == [[104, 105, 105], [203, 203, 0]]
     assert out["first_row"].tolist() == [2, 1]
+
+
+def test_an_episode_that_does_not_say_how_it_ended_was_cut_there(store: Store) -> None:
+    places = read_catalog(store.index, Query()).places(np.array([2]))
+    windows = Windows(np.array([0]), np.array([0]), length=np.array([2]), usable=np.array([2]))
+    out = read_windows(store, [], places, windows, NStep(3, 1.0, ("value",)))
+    assert out["n_step_return"].tolist() == [[30 + 31, 31]]
+    assert out["bootstrap_value"].tolist() == [[302, 302]]
+    assert out["n_step_discount"].tolist() == [[1, 1]]
 
 
 def test_bad_settings_are_refused() -> None:
