@@ -158,7 +158,9 @@ class Limiter:
         else:
             free = min(rows, max(0, self.min_size - self._size()))
             self._inserts += rows
-            self._balance += (rows - free) * self._ratio
+            # An insert that fills up to min_size always goes on; what it brings beyond the band is free as well, or
+            # removing and filling up again and again would add up to any balance.
+            self._balance = Fraction(min(self._balance + (rows - free) * self._ratio, self._band))
         self._changed.notify_all()
 
     def _attempt(self, side: Side, rows: int) -> bool:

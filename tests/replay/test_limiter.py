@@ -37,20 +37,21 @@ def test_settings_that_are_taken_never_deadlock_and_hold_the_ratio(
     max_sample, max_insert = most
     band = (max_sample + max_insert * ratio) / 2 + extra + 1e-9
     limiter = Limiter(min_size, ratio, band, max_sample=max_sample, max_insert=max_insert)
-    free = 0
+    balance = 0.0
     for sampling, rows, removed in order:
         before = limiter.report()
         there = before["inserts"] - before["removed"]
         if sampling:
             if limiter.try_sample(min(rows, max_sample)):
                 assert there >= min_size
+                balance -= min(rows, max_sample)
         elif limiter.try_insert(min(rows, max_insert)):
-            free += max(0, min(min(rows, max_insert), min_size - int(there)))
+            counted = min(min(rows, max_insert), max(0, min(rows, max_insert) + there - min_size))
+            assert there < min_size or balance + counted * ratio <= band + 1e-6
+            balance = min(balance + counted * ratio, band)
         limiter.remove(min(removed, int(limiter.report()["inserts"] - limiter.report()["removed"])))
-        now = limiter.report()
-        balance = (now["inserts"] - free) * ratio - now["samples"]
-        assert now["balance"] == pytest.approx(balance, abs=1e-6)
-        assert -band - 1e-6 <= balance <= band + max_insert * ratio + 1e-6
+        assert limiter.report()["balance"] == pytest.approx(balance, abs=1e-6)
+        assert -band - 1e-6 <= balance <= band + 1e-6
         # Whoever asks for the most that is allowed, one of the two may go on.
         probe = Limiter(min_size, ratio, band, max_sample=max_sample, max_insert=max_insert)
         probe.load(limiter.state())
