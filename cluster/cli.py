@@ -26,6 +26,7 @@ _EXAMPLES = """examples:
   servofleet assets import models --out cache       OBJ, GLB and PLY models into a cache for scenes
   servofleet bench pipeline --json                  rates of every part on this machine
   servofleet bench render --quick                   our renderer against others, in a minute
+  servofleet bench replay --quick                   our replay store against others, in four minutes
   servofleet render scenes.png scenes.difficulty=hard   a picture of scenes as episodes draw them
   servofleet doctor                                 what this machine lacks
 """
@@ -92,8 +93,8 @@ def _parser() -> argparse.ArgumentParser:
     bench = verb("bench", _bench, "Measure rates on this machine.")
     bench.add_argument(
         "what",
-        choices=["pipeline", "render"],
-        help="pipeline: render, collect, store, sample, learn, end to end; render: ours against other renderers",
+        choices=["pipeline", "render", "replay"],
+        help="pipeline: render, collect, store, sample, learn, end to end; render, replay: ours against others",
     )
     bench.add_argument("--repeats", type=_positive, default=3, help="repeats per figure; medians are reported")
     bench.add_argument("--quick", action="store_true", help="render: fewer configurations, one minute")
@@ -170,8 +171,19 @@ def _bench(arguments: argparse.Namespace) -> int:
             repeats=arguments.repeats, quick=arguments.quick, as_json=arguments.json, pictures=arguments.pictures
         )
         return 0
-    if arguments.quick or arguments.pictures is not None:
-        raise ConfigError(bad_value("bench", arguments.what, "render, with --quick or --pictures"))
+    if arguments.pictures is not None:
+        raise ConfigError(bad_value("bench", arguments.what, "render, with --pictures"))
+    if arguments.what == "replay":
+        if arguments.overrides:
+            raise ConfigError(
+                bad_value("settings of bench replay", arguments.overrides, "none: its episodes are fixed")
+            )
+        from cluster.bench_replay import bench_replay
+
+        bench_replay(repeats=arguments.repeats, quick=arguments.quick, as_json=arguments.json)
+        return 0
+    if arguments.quick:
+        raise ConfigError(bad_value("bench", arguments.what, "render or replay, with --quick"))
     config = load_config(arguments.overrides or ["experiment=quickstart"])
     _quiet_libraries()
     from cluster.bench_pipeline import bench_pipeline
