@@ -87,11 +87,25 @@ class Pool:
         # A product that was rounded up to the very end would point behind the last episode.
         k = np.minimum(np.searchsorted(self.ends, at, side="right"), len(self.ends) - 1)
         counts = self.counts[k]
-        if each == 1 and self.ends.dtype == np.int64:
-            items = (at - (self.ends[k] - counts)).tolist()
+        if self.ends.dtype == np.int64 and (counts < each).any():
+            items = _one_by_one(counts, each, rng)
         else:
-            items = _distinct(counts, rng.random((each, episodes)))
+            items = _distinct(counts, rng.random((episodes, each)).T)
         return self.catalog.places(self.which[k]), items
+
+
+def _one_by_one(counts: NDArray[np.int64], each: int, rng: np.random.Generator) -> list[int]:
+    """What `_distinct` gives, where an episode that has too few takes its numbers from another kind of draw.
+
+    Runs that are resumed draw as they always did, so this order of draws stays.
+    """
+    out: list[int] = []
+    for count in counts:
+        if count < each:
+            out += rng.integers(0, count, size=each).tolist()
+        else:
+            out += _distinct(np.array([count]), rng.random((each, 1)))
+    return out
 
 
 def _distinct(counts: NDArray[np.int64], u: NDArray[np.float64]) -> list[int]:

@@ -15,6 +15,7 @@ from records import make_episode
 from scipy.stats import chisquare
 
 from common.errors import StoreError
+from common.rng import Purpose, philox
 from replay.drawing import Pool, _distinct, make_pool
 from replay.samplers import Group, RowSampler
 from replay.store import Store, open_store
@@ -154,3 +155,33 @@ def test_nothing_to_draw_is_said_with_its_cause(store: Store) -> None:
         sampler.batch([Group("dagger", 2, weights=Weights(phase={"*": 0.0}))], 0)
     with pytest.raises(StoreError, match="no row may be drawn for kind = dagger, phase = x in"):
         sampler.batch([Group("dagger", 2, phase="x")], 0)
+
+
+def as_ever(counts, episodes, each, rng):
+    """The order of draws that stores have been sampled in from the start, written out one draw after the other."""
+    at = rng.integers(0, counts.sum(), size=episodes)
+    drawn = np.searchsorted(np.cumsum(counts), at, side="right")
+    items = []
+    for count in counts[drawn]:
+        if count < each:
+            items += rng.integers(0, count, size=each).tolist()
+            continue
+        rows = list(range(count))
+        for i, u in enumerate(rng.random(each)):
+            j = i + int(u * (count - i))
+            rows[i], rows[j] = rows[j], rows[i]
+        items += rows[:each]
+    return drawn.tolist(), items
+
+
+class Places:
+    def places(self, which):
+        return which.tolist()
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=20), st.integers(1, 12), st.integers(1, 4), st.integers(0, 99))
+def test_draws_without_weights_stay_what_they_have_always_been(counts, episodes, each, step):
+    counts = np.array(counts)
+    pool = Pool(Places(), np.arange(len(counts)), counts, np.cumsum(counts))
+    drawn = pool.draw(philox(3, Purpose.SAMPLER, round=step), episodes, each)
+    assert drawn == as_ever(counts, episodes, each, philox(3, Purpose.SAMPLER, round=step))
