@@ -222,6 +222,9 @@ def test_a_sweep_that_is_killed_is_finished_by_the_next(store: Store, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         sweep(store, grace_s=0)
     monkeypatch.undo()
+    for record in store.root.glob("commits/*/*.json"):
+        segment = store.root / "data" / f"{record.parent.name}-{record.stem}.zarr"
+        assert segment.is_dir(), "a record outlived its segment"
     fresh = open_store(store.root, "a")
     fresh.refresh()
     assert envs(fresh) == [4, 5] and all(fresh.read_episode(e) for e in fresh.select())

@@ -115,6 +115,7 @@ def test_a_writer_never_takes_a_deleted_number_again(store: Store) -> None:
     bury(store, 2, 3)
     delete(store, 2, 3)
     commit(store, "w", [7])
+    assert not record_path(store.root, "w", 2).exists() and not record_path(store.root, "w", 3).exists()
     assert store.refresh() == {"w": 5, T: 1}
     assert envs(store) == [0, 1, 7]
 
