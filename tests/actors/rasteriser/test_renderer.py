@@ -6,6 +6,7 @@ import embreex.mesh_construction
 import embreex.rtcore_scene
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -214,6 +215,38 @@ def test_channels_do_not_depend_on_what_else_is_asked_for(renderer):
         one = renderer.render(*args, [channel])
         assert np.array_equal(getattr(one, channel), getattr(every, channel))
         assert [c for c in ALL if getattr(one, c) is not None] == [channel]
+
+
+def test_frames_that_are_held_are_never_written_again(renderer):
+    renderer.reset(np.arange(2), mixed_scenes(2, seed=3))
+    shown = []
+    for seed in range(6):
+        frames = renderer.render(np.arange(2), cameras_around(2, seed=seed), intrinsics(2, 24), (24, 24), ALL)
+        kept = {"frames": frames, "row of one": frames.rgb[1, 3], "tensor": torch.from_numpy(frames.depth)}
+        shown.append((kept, digest(frames), kept["row of one"].copy(), kept["tensor"].clone()))
+    for kept, before, row, depth in shown:
+        assert digest(kept["frames"]) == before
+        assert np.array_equal(kept["row of one"], row) and torch.equal(kept["tensor"], depth)
+    rows = [kept["row of one"] for kept, *_ in shown]
+    copies = [row.copy() for row in rows]
+    del shown, kept, frames
+    # Views keep their image, too.
+    for seed in range(9, 15):
+        renderer.render(np.arange(2), cameras_around(2, seed=seed), intrinsics(2, 24), (24, 24), ALL)
+    assert all(np.array_equal(a, b) for a, b in zip(rows, copies, strict=True))
+
+
+def test_images_that_nobody_holds_are_used_again(renderer):
+    renderer.reset(ids(0), [one_cube()])
+    args = (ids(0), cameras_around(1), intrinsics(1, 20), (20, 20), ["depth"])
+    at = {renderer.render(*args).depth.ctypes.data for _ in range(5)}
+    assert len(at) == 1
+    on_device = renderer.render_on_device(*args)
+    tensor = on_device.torch()["depth"]
+    del on_device
+    before = tensor.clone()
+    renderer.render(ids(0), cameras_around(1, seed=5), *args[2:])
+    assert torch.equal(tensor, before)
 
 
 def test_frames_carry_pose_and_number(renderer):
