@@ -234,6 +234,22 @@ _TEXTURED = """
     + _LIT
     + _TEXTURED
     + """
+    // Of a mesh finer than the pixels: triangles that share a vertex, which is split where the surface folds.
+    auto neighbours = [&](int a, int b) -> bool {
+        if ((a < 0) | (b < 0) | ((a ^ b) >> BITS != 0)) return false;
+        const int object = a >> BITS;
+        """
+    + OBJECT_PROLOGUE
+    + """
+        const int* f = T.faces.data + 4 * (mesh[2] + (a & ((1 << BITS) - 1)));
+        const int* g = T.faces.data + 4 * (mesh[2] + (b & ((1 << BITS) - 1)));
+        const float* P = screen + 4 * box[5];
+        const Four A = load(P + 4 * f[0]), B = load(P + 4 * f[1]), C = load(P + 4 * f[2]);
+        const float area = (B.x - A.x) * (C.y - A.y) - (C.x - A.x) * (B.y - A.y);
+        if ((area > 0.5f) | (area < -0.5f)) return false;
+        return (f[0] == g[0]) | (f[0] == g[1]) | (f[0] == g[2]) | (f[1] == g[0]) | (f[1] == g[1]) | (f[1] == g[2])
+             | (f[2] == g[0]) | (f[2] == g[1]) | (f[2] == g[2]);
+    };
     const int* winner = S.winner.data + pixel_at + row * width;
     const int* pre = S.marks.data + marks_at + row * (width + 1);
     unsigned char* out = I.rgb.data + 3 * (frame * height + row) * width;
@@ -249,12 +265,17 @@ _TEXTURED = """
                 unsigned done = 0u;
                 for (int s = 0; s < 4; ++s) {
                     if (done >> s & 1u) continue;
+                    // Of neighbours in a fine mesh one stands for both, seen at its own samples.
                     float sx = 0.0f, sy = 0.0f;
-                    int count = 0;
+                    int count = 0, own = 0;
                     for (int r = s; r < 4; ++r) {
-                        if (ids[r] == ids[s]) { sx += DX[r]; sy += DY[r]; ++count; done |= 1u << r; }
+                        const bool same = ids[r] == ids[s];
+                        if (done >> r & 1u || !(same || neighbours(ids[r], ids[s]))) continue;
+                        if (same) { sx += DX[r]; sy += DY[r]; ++own; }
+                        ++count;
+                        done |= 1u << r;
                     }
-                    const float inverse = count == 1 ? 1.0f : count == 2 ? 0.5f : count == 3 ? 1.0f / 3.0f : 0.25f;
+                    const float inverse = own == 1 ? 1.0f : own == 2 ? 0.5f : own == 3 ? 1.0f / 3.0f : 0.25f;
                     column[n] = j; weight[n] = count;
                     if (ids[s] < 0) ground_fragment(n, x + sx * inverse, y + sy * inverse);
                     else object_fragment(n, ids[s], x + sx * inverse, y + sy * inverse);

@@ -130,7 +130,10 @@ HOMOGENEOUS = """
         } else if (V.shadow | (hi.z <= 0.0f)) continue;
         if (edges) {
             bool any = false;
-            if ((x1 - x0 <= 3) & (y1 - y0 <= 3)) {
+            if ((x1 - x0 == 1) & (y1 - y0 == 1)) {
+                const int* pre = S.marks.data + marks_at + y0 * (width + 1) + x0;
+                any = pre[0] != pre[1];
+            } else if ((x1 - x0 <= 3) & (y1 - y0 <= 3)) {
                 any = S.near_edge.data[pixel_at + ((y0 + y1) >> 1) * width + ((x0 + x1) >> 1)] != 0;
             } else {
                 for (int i = y0; i < y1 && !any; ++i) {
@@ -168,13 +171,26 @@ HOMOGENEOUS = """
         const int id = (object << BITS) | t;
         const int n = x1 - x0;
 #if !defined(__CUDA_ARCH__)
-        if ((n == 1) & (y1 - y0 == 1) & !edges) {
-            // Most triangles of a fine mesh: no loops, no branches.
+        if ((n == 1) & (y1 - y0 == 1)) {
+            // Most triangles of a fine mesh: no loops, few branches.
             const int at = pixel_at + y0 * width + x0;
-            const float old = nearest[at];
-            const bool in_it = (q.a >= s0) & (q.b >= s1) & (q.c >= s2) & (q.w > old) & (q.w <= most);
-            nearest[at] = in_it ? q.w : old;
-            winner[at] = in_it ? id : winner[at];
+            if (!edges) {
+                const float old = nearest[at];
+                const bool in_it = (q.a >= s0) & (q.b >= s1) & (q.c >= s2) & (q.w > old) & (q.w <= most);
+                nearest[at] = in_it ? q.w : old;
+                winner[at] = in_it ? id : winner[at];
+                continue;
+            }
+            const int slot_at = 4 * (at - x0 + S.marks.data[marks_at + y0 * (width + 1) + x0]);
+            const Four v = q.w + q.wx * SAMPLE_X + q.wy * SAMPLE_Y, old = load(nearest + slot_at);
+            const Mask4 in_it = (q.a + q.ax * SAMPLE_X + q.ay * SAMPLE_Y >= s0)
+                              & (q.b + q.bx * SAMPLE_X + q.by * SAMPLE_Y >= s1)
+                              & (q.c + q.cx * SAMPLE_X + q.cy * SAMPLE_Y >= s2) & (v > old) & (v <= most);
+            Mask4 ids;
+            __builtin_memcpy(&ids, winner + slot_at, sizeof ids);
+            ids = in_it ? (Mask4)id : ids;
+            store(nearest + slot_at, in_it ? v : old);
+            __builtin_memcpy(winner + slot_at, &ids, sizeof ids);
             continue;
         }
 #endif
