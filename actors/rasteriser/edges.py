@@ -92,6 +92,5 @@ def mark_edges(T: Tables, V: Views, S: Scratch, frame: int, row: int, x0: int, x
     S.marks of a row holds, for each column, how many edge pixels are left of it: pixel j is one if marks[j + 1] is not
     marks[j], and its samples are then the marks[j]-th of the row. S.near_edge tells the pixels that have an edge pixel
     among them or their eight neighbours, S.tiles the tiles that have one: small triangles and clusters elsewhere are
-    passed over. Outside columns [x0, x1) and rows [y0, y1) no object
-    is drawn, and nothing is written.
+    passed over. Outside columns [x0, x1) and rows [y0, y1) no object is drawn, and nothing is written.
     """

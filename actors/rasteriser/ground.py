@@ -70,6 +70,31 @@ COLOR = f"""
 """
 
 
+# One pass over the fragments or pixels [0, n): the four texels a00 .. a11 become a blend by the weights wu and wv; the
+# first pass leaves it in rb and gg, the second mixes it in by the fraction of lod.
+BLEND = """
+            for (int k = 0; k < n; ++k) {
+                const unsigned a = wu[k], b = wv[k], t00 = a00[k], t01 = a01[k], t10 = a10[k], t11 = a11[k];
+                const unsigned w11 = (a * b + 128u) >> 8, w01 = a - w11, w10 = b - w11, w00 = 256u - a - b + w11;
+                a00[k] = (t00 & PAIR) * w00 + (t01 & PAIR) * w01 + (t10 & PAIR) * w10 + (t11 & PAIR) * w11;
+                a01[k] = (t00 >> 8 & 255u) * w00 + (t01 >> 8 & 255u) * w01 + (t10 >> 8 & 255u) * w10
+                       + (t11 >> 8 & 255u) * w11;
+            }
+            if (pass == 0) {
+                for (int k = 0; k < n; ++k) { rb[k] = a00[k]; gg[k] = a01[k]; }
+            } else {
+                for (int k = 0; k < n; ++k) {
+                    const unsigned f = (unsigned)lod[k] & 255u;
+                    const unsigned both = (rb[k] >> 8 & PAIR) * (256u - f) + (a00[k] >> 8 & PAIR) * f;
+                    const unsigned middle = (gg[k] >> 8) * (256u - f) + (a01[k] >> 8) * f;
+                    // One level alone keeps its fractions, whatever its neighbours in this run need.
+                    rb[k] = f ? both : rb[k];
+                    gg[k] = f ? middle : gg[k];
+                }
+            }
+"""
+
+
 @wp.func_native(
     PROLOGUE
     + COLOR
@@ -133,25 +158,9 @@ COLOR = f"""
             for (int k = 0; k < n; ++k) {
                 a00[k] = t[a00[k]]; a01[k] = t[a01[k]]; a10[k] = t[a10[k]]; a11[k] = t[a11[k]];
             }
-            for (int k = 0; k < n; ++k) {
-                const unsigned a = wu[k], b = wv[k], t00 = a00[k], t01 = a01[k], t10 = a10[k], t11 = a11[k];
-                const unsigned w11 = (a * b + 128u) >> 8, w01 = a - w11, w10 = b - w11, w00 = 256u - a - b + w11;
-                a00[k] = (t00 & PAIR) * w00 + (t01 & PAIR) * w01 + (t10 & PAIR) * w10 + (t11 & PAIR) * w11;
-                a01[k] = (t00 >> 8 & 255u) * w00 + (t01 >> 8 & 255u) * w01 + (t10 >> 8 & 255u) * w10
-                       + (t11 >> 8 & 255u) * w11;
-            }
-            if (pass == 0) {
-                for (int k = 0; k < n; ++k) { rb[k] = a00[k]; gg[k] = a01[k]; }
-            } else {
-                for (int k = 0; k < n; ++k) {
-                    const unsigned f = (unsigned)lod[k] & 255u;
-                    const unsigned both = (rb[k] >> 8 & PAIR) * (256u - f) + (a00[k] >> 8 & PAIR) * f;
-                    const unsigned green = (gg[k] >> 8) * (256u - f) + (a01[k] >> 8) * f;
-                    // One level alone keeps its fractions, whatever its neighbours in this run need.
-                    rb[k] = f ? both : rb[k];
-                    gg[k] = f ? green : gg[k];
-                }
-            }
+    """
+    + BLEND
+    + """
         }
         int shaded = 0;
         if (shadows) {

@@ -8,7 +8,6 @@ NEAR = 0.01  # metres; nothing nearer than this is drawn
 GROUND_DEPTH = 50.0  # metres along the optical axis; the ground ends here, beyond is sky
 SKY = (185, 205, 225)
 OBJECT_BITS = 24  # a drawn triangle is named (object << OBJECT_BITS) | triangle; -1 is the background
-MAX_OBJECTS = 64  # per scene; the names above leave room for 127
 CLUSTER = 32  # faces that are looked at or passed over together
 CLUSTER_FLOATS = 8  # of a cluster: centre, radius, axis of its normals, sine of their spread
 TILE = 8  # pixels of a side of the tiles that edges are noted in

@@ -8,7 +8,7 @@ and painted up to 64 at a time, in loops that the compiler can vectorise, and th
 
 import warp as wp
 
-from actors.rasteriser.ground import COLOR
+from actors.rasteriser.ground import BLEND, COLOR
 from actors.rasteriser.layout import FOUR, OBJECT_PROLOGUE, PROLOGUE, SAMPLES, Images, Scratch, Tables, Views
 from actors.rasteriser.raster import HOMOGENEOUS
 
@@ -155,7 +155,8 @@ _LIT = (
 )
 
 # The textures, light and highlights of fragments [0, n), packed into `color`.
-_TEXTURED = """
+_TEXTURED = (
+    """
     auto paint = [&](int n) {
         bool small = false;
         for (int k = 0; k < n; ++k) {
@@ -180,25 +181,9 @@ _TEXTURED = """
                 a00[k] = T.texels.data[a00[k]]; a01[k] = T.texels.data[a01[k]];
                 a10[k] = T.texels.data[a10[k]]; a11[k] = T.texels.data[a11[k]];
             }
-            for (int k = 0; k < n; ++k) {
-                const unsigned a = wu[k], b = wv[k], t00 = a00[k], t01 = a01[k], t10 = a10[k], t11 = a11[k];
-                const unsigned w11 = (a * b + 128u) >> 8, w01 = a - w11, w10 = b - w11, w00 = 256u - a - b + w11;
-                a00[k] = (t00 & PAIR) * w00 + (t01 & PAIR) * w01 + (t10 & PAIR) * w10 + (t11 & PAIR) * w11;
-                a01[k] = (t00 >> 8 & 255u) * w00 + (t01 >> 8 & 255u) * w01 + (t10 >> 8 & 255u) * w10
-                       + (t11 >> 8 & 255u) * w11;
-            }
-            if (pass == 0) {
-                for (int k = 0; k < n; ++k) { rb[k] = a00[k]; gg[k] = a01[k]; }
-            } else {
-                for (int k = 0; k < n; ++k) {
-                    const unsigned f = (unsigned)lod[k] & 255u;
-                    const unsigned both = (rb[k] >> 8 & PAIR) * (256u - f) + (a00[k] >> 8 & PAIR) * f;
-                    const unsigned g = (gg[k] >> 8) * (256u - f) + (a01[k] >> 8) * f;
-                    // One level alone keeps its fractions, whatever its neighbours in this run need.
-                    rb[k] = f ? both : rb[k];
-                    gg[k] = f ? g : gg[k];
-                }
-            }
+"""
+    + BLEND
+    + """
         }
         for (int k = 0; k < n; ++k) {
             const unsigned c = lit(rb[k], gg[k], red[k], green[k], blue[k]), s = shine[k];
@@ -208,7 +193,8 @@ _TEXTURED = """
             color[k] = s >> 31 ? s & 0xffffffu : r8 | (g8 << 8) | (b8 << 16);
         }
     };
-"""
+    """
+)
 
 
 @wp.func_native(

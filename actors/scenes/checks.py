@@ -14,7 +14,7 @@ from actors.scenes.textures import check_texture
 from common.errors import SceneError, bad_value
 from common.scene import Light, Material, SceneSpec, Texture
 
-MAX_OBJECTS = 64
+MAX_OBJECTS = 64  # per scene; the rasteriser's names of drawn triangles leave room for 127
 
 
 def check_scene(scene: SceneSpec, assets: Mapping[str, Any]) -> None:
