@@ -1,20 +1,13 @@
-"""One segment on disk: written once as standard zarr v3, read back through memory maps.
-
-zarr-python is bypassed on both paths because it costs hundreds of microseconds per chunk; what is written is plain
-zarr v3 (https://zarr-specs.readthedocs.io/en/latest/v3/core/index.html, sharding codec, index at the end), and every
-zarr library reads it.
-"""
+"""Reading one segment through memory maps. `replay.segment_files` writes it; any zarr library can read it."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import struct
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,120 +17,9 @@ from numpy.typing import NDArray
 
 from common.episode import FIELDS, SCHEMA_VERSION, Episode, EpisodeMeta
 from common.errors import StoreError, bad_value
-from common.fsio import fsync_all
-from replay.layout import (
-    FORMAT_VERSION,
-    SEGMENT_FORMAT,
-    ArraySpec,
-    Signature,
-    array_json,
-    column_labels,
-    group_json,
-    labels_json,
-    plan,
-    signature,
-)
+from replay.layout import FORMAT_VERSION, SEGMENT_FORMAT, ArraySpec, Signature, plan
 from replay.mapping import address_of, map_file
-
-# What a file is made of; an empty part stands for the crc32c of what comes before it.
-Parts = list[NDArray[Any] | bytes]
-
-
-def write_segment(path: Path, episodes: Sequence[Episode], pool: ThreadPoolExecutor) -> dict[str, dict[str, int]]:
-    """Write episodes of one signature as a new segment and flush every file and folder of it to the device.
-
-    Args:
-        path: folder of the segment; must exist and be empty.
-        episodes: at least one, all with the same signature.
-        pool: threads that files are written and flushed with.
-
-    Returns:
-        Relative file path -> {"bytes", "crc32c"}.
-
-    Raises:
-        OSError: if the disk refuses.
-    """
-    fields = signature(episodes[0])
-    lengths = np.array([e.num_rows for e in episodes], np.int64)
-    starts = np.cumsum(lengths) - lengths
-    arrays: dict[str, dict[str, Any]] = {}
-    files: dict[str, Callable[[], Parts]] = {}
-    for spec in plan(fields):
-        length = int(lengths.sum()) if spec.level == "step" else len(episodes)
-        arrays[spec.name] = array_json(spec, length)
-        files[f"{spec.name}/{spec.chunk_file}"] = partial(_array_parts, spec, episodes, starts, lengths)
-        if spec.form == "columns":
-            arrays[spec.dims[0]] = labels_json(spec)
-            files[f"{spec.dims[0]}/c.0"] = partial(_vlen_utf8, column_labels(spec))
-    attributes = {
-        "episode_id": [str(e.meta.id) for e in episodes],
-        "kind": [e.meta.kind for e in episodes],
-        "phase": [e.meta.phase for e in episodes],
-    }
-    files["zarr.json"] = partial(_json, group_json(fields, attributes, arrays))
-    for name, metadata in arrays.items():
-        (path / name).mkdir()
-        files[f"{name}/zarr.json"] = partial(_json, metadata)
-    # Each file is flushed as soon as it is written: the disk is then busy while others are still made.
-    written = pool.map(lambda item: _write_file(path / item[0], item[1]()), files.items())
-    sums = dict(zip(files, written, strict=True))
-    fsync_all([*(path / name for name in arrays), path], pool)
-    return sums
-
-
-def _json(value: Any) -> Parts:
-    return [json.dumps(value, indent=1).encode()]
-
-
-def _vlen_utf8(labels: Sequence[str]) -> Parts:
-    encoded = [label.encode() for label in labels]
-    return [struct.pack("<I", len(encoded)) + b"".join(struct.pack("<I", len(e)) + e for e in encoded)]
-
-
-def _array_parts(
-    spec: ArraySpec, episodes: Sequence[Episode], starts: NDArray[np.int64], lengths: NDArray[np.int64]
-) -> Parts:
-    if spec.level == "step":
-        parts: Parts = [spec.encode(e.steps) for e in episodes]
-    else:
-        own = {"ep_start": starts, "ep_len": lengths}
-        parts = [
-            spec.encode({n: own[n] if n in own else np.stack([e.fixed[n] for e in episodes]) for n in spec.fields})
-        ]
-    count = int(lengths.sum()) if spec.level == "step" else len(episodes)
-    if not spec.sharded:
-        return [*parts, b""]
-    index = shard_index(count, spec.row_bytes)
-    return [*parts, index + struct.pack("<I", google_crc32c.value(index))]
-
-
-def shard_index(count: int, row_bytes: int) -> bytes:
-    """Index of a shard whose chunks lie one behind the other: little-endian u64 (offset, size) per chunk."""
-    entries = np.empty((count, 2), "<u8")
-    entries[:, 0] = np.arange(count, dtype=np.uint64) * np.uint64(row_bytes)
-    entries[:, 1] = row_bytes
-    return entries.tobytes()
-
-
-def _write_file(path: Path, parts: Parts) -> dict[str, int]:
-    crc, size = 0, 0
-    with open(path, "xb", buffering=0) as f:
-        for part in parts:
-            if isinstance(part, bytes):
-                data: Any = part or struct.pack("<I", crc)
-            else:
-                data = part.reshape(-1).view(np.uint8)
-                data.flags.writeable = False  # google_crc32c takes only read-only buffers; this is a view of our own
-            crc = google_crc32c.extend(crc, data)
-            _write_all(f, memoryview(data))
-            size += len(data)
-        os.fsync(f.fileno())
-    return {"bytes": size, "crc32c": crc}
-
-
-def _write_all(f: Any, data: memoryview) -> None:
-    while len(data):  # one write call moves 2 GiB at most, and may move less
-        data = data[f.write(data) :]
+from replay.segment_files import shard_index
 
 
 def file_crc32c(path: Path) -> tuple[int, int]:

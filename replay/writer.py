@@ -20,7 +20,7 @@ from common.fsio import create_only, fsync_path
 from replay.disk_space import DiskLimits, wait_for_space
 from replay.layout import signature
 from replay.record import RECORD_NAME, WRITER_ID, describe, encode_record, record_path
-from replay.segment import write_segment
+from replay.segment_files import write_segment
 from replay.tombstones import Graveyard
 
 _IO_THREADS = 16  # they wait for the disk, so their number has nothing to do with the number of cores

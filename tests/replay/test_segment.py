@@ -14,7 +14,8 @@ from records import make_episode
 from common.episode import FIELDS, KINDS, Episode
 from common.errors import StoreError
 from replay.layout import array_json, column_labels, plan, signature
-from replay.segment import Segment, Usage, file_crc32c, shard_index
+from replay.segment import Segment, Usage, file_crc32c
+from replay.segment_files import shard_index
 from replay.store import open_store
 
 
