@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from actors.correspondence import match_grid
 from actors.env import EpisodeStart, ServoEnv, Sight
-from actors.scenes.poses import sample_start_pose, shrink_pose
+from actors.scenes.poses import CameraSampler, shrink_pose
 from actors.tasks import Task
 from actors.workshop import Track, Workshop, act, append, episodes, fixed_fields, flags
 from common.config import ImitationConfig, PhaseConfig
@@ -26,10 +26,13 @@ def collect_pairs(shop: Workshop, task: Task, phase: PhaseConfig) -> Iterator[Ep
     starts = shop.starts(task, shop.config.scenes.imitation_mix, Purpose.SCENE)
     env = shop.env(task.num_envs, phase.reward)
     goal = env.reset(starts, masks=False)
+    scenes, meshes = shop.config.scenes, shop.stock.assets
+    cameras = [CameraSampler(scenes, shop.config.env, start.scene, meshes) for start in starts]
     views: list[Sight] = []
     poses, twists = [], []
     for view in range(settings.views_per_scene):
-        env.world_T_cam = np.stack([_view_pose(shop, task, settings, start, i, view) for i, start in enumerate(starts)])
+        drawn = [_view_pose(shop, task, settings, cameras[i], start, i, view) for i, start in enumerate(starts)]
+        env.world_T_cam = np.stack(drawn)
         poses.append(env.world_T_cam)
         twists.append(_expert(env))
         views.append(env.look(image=True, geometry=True, masks=False))
@@ -48,16 +51,20 @@ def collect_pairs(shop: Workshop, task: Task, phase: PhaseConfig) -> Iterator[Ep
 
 
 def _view_pose(
-    shop: Workshop, task: Task, settings: ImitationConfig, start: EpisodeStart, index: int, view: int
+    shop: Workshop,
+    task: Task,
+    settings: ImitationConfig,
+    cameras: CameraSampler,
+    start: EpisodeStart,
+    index: int,
+    view: int,
 ) -> NDArray[np.float64]:
     """Start pose of one view: the scene's own for view 0, a fresh one otherwise, pulled to the goal for a share."""
     key = {"round": task.round, "env": task.first_env + index, "step": view}
     rng = philox(shop.config.seed, Purpose.PAIR_SHRINK, **key)
     pose = start.world_T_cam
     if view:
-        camera = philox(shop.config.seed, Purpose.CAMERA, **key)
-        scenes, meshes = shop.config.scenes, shop.stock.assets
-        pose = sample_start_pose(camera, scenes, shop.config.env, start.scene, start.goal_world_T_cam, meshes)
+        pose = cameras.start(philox(shop.config.seed, Purpose.CAMERA, **key), start.goal_world_T_cam)
     if rng.random() < settings.shrink_share:
         pose = shrink_pose(start.goal_world_T_cam, pose, float(np.exp(-rng.uniform(0.0, settings.shrink_max))))
     return pose

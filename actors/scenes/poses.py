@@ -68,72 +68,109 @@ def sample_cameras(
         SceneError: if no such pose can be found.
     """
     rng = philox(seed, purpose, round=round, env=env, step=1)
-    goal = sample_goal_pose(rng, config, env_config, scene if goal_scene is None else goal_scene, meshes)
-    start = sample_start_pose(rng, config, env_config, scene, goal, meshes)
+    cameras = CameraSampler(config, env_config, scene, meshes)
+    desired = cameras if goal_scene is None else CameraSampler(config, env_config, goal_scene, meshes)
+    goal = desired.goal(rng)
+    start = cameras.start(rng, goal)
     d_star = float(np.linalg.norm(goal[:3, 3] - scene.target().pose()[:3, 3]))
     return goal, start, d_star
 
 
-def sample_goal_pose(
-    rng: np.random.Generator,
-    config: SceneConfig,
-    env_config: EnvConfig,
-    scene: SceneSpec,
-    meshes: Mapping[str, Mesh] | None = None,
-) -> F64:
-    """A desired world_T_cam (4, 4): by default even over a belt of the upper hemisphere and the range of distances.
+class CameraSampler:
+    """Draws poses for one scene; what they must not run into or look past is worked out once for all draws."""
 
-    Raises:
-        SceneError: if no pose keeps the target in view and the camera above the ground.
-    """
-    accept = _Accept(config, env_config, scene, meshes)
-    if config.poses != "quickstart":
-        chosen = preset(config.poses)
-        return _draw_in(rng, chosen.desired, sphere_center(chosen, scene), accept, "desired", None)
-    center = scene.target().pose()[:3, 3]
-    for _ in range(_TRIES):
-        azimuth = rng.uniform(-np.pi, np.pi)
-        up = rng.uniform(np.sin(ELEVATION[0]), np.sin(ELEVATION[1]))
-        side = np.sqrt(1.0 - up * up)
-        distance = rng.uniform(config.min_distance, config.max_distance)
-        eye = center + distance * np.array([side * np.cos(azimuth), side * np.sin(azimuth), up])
-        pose = _aside(rng, look_at(eye, center, rng.uniform(-GOAL_ROLL, GOAL_ROLL)))
-        if accept.centered(pose, center) and accept(pose):
-            return pose
-    distances = f"distances {config.min_distance} .. {config.max_distance} m"
-    raise SceneError(f"no desired camera pose found in {_TRIES} draws: {distances}, {accept.wanted}")
+    def __init__(
+        self,
+        config: SceneConfig,
+        env_config: EnvConfig,
+        scene: SceneSpec,
+        meshes: Mapping[str, Mesh] | None = None,
+    ) -> None:
+        """For the target of `scene`; the other arguments are those of `sample_cameras`."""
+        self._config, self._scene = config, scene
+        self._outline: Outline = outline(scene, meshes)
+        self._intrinsics = scene_intrinsics(scene, env_config.fov_deg, 1, 1)
+        self._lowest = env_config.min_height + CLEARANCE
+        self._best = 0.0
 
+    def goal(self, rng: np.random.Generator) -> F64:
+        """A desired world_T_cam (4, 4): by default even over a belt of the upper hemisphere and the distances.
 
-def sample_start_pose(
-    rng: np.random.Generator,
-    config: SceneConfig,
-    env_config: EnvConfig,
-    scene: SceneSpec,
-    goal_world_T_cam: F64,
-    meshes: Mapping[str, Mesh] | None = None,
-) -> F64:
-    """A start world_T_cam (4, 4) for a desired pose.
+        Raises:
+            SceneError: if no pose keeps the target in view and the camera above the ground.
+        """
+        config = self._config
+        if config.poses != "quickstart":
+            return self._draw_in(rng, preset(config.poses).desired, "desired", None)
+        center = self._scene.target().pose()[:3, 3]
+        for _ in range(_TRIES):
+            azimuth = rng.uniform(-np.pi, np.pi)
+            up = rng.uniform(np.sin(ELEVATION[0]), np.sin(ELEVATION[1]))
+            side = np.sqrt(1.0 - up * up)
+            distance = rng.uniform(config.min_distance, config.max_distance)
+            eye = center + distance * np.array([side * np.cos(azimuth), side * np.sin(azimuth), up])
+            pose = _aside(rng, look_at(eye, center, rng.uniform(-GOAL_ROLL, GOAL_ROLL)))
+            if self._centered(pose, center) and self._accepts(pose):
+                return pose
+        distances = f"distances {config.min_distance} .. {config.max_distance} m"
+        raise SceneError(f"no desired camera pose found in {_TRIES} draws: {distances}, {self._wanted}")
 
-    Raises:
-        SceneError: if no pose keeps the target in view and the camera above the ground.
-    """
-    goal = np.asarray(goal_world_T_cam, dtype=np.float64)
-    accept = _Accept(config, env_config, scene, meshes)
-    if config.poses != "quickstart":
-        chosen = preset(config.poses)
-        return _draw_in(rng, chosen.initial, sphere_center(chosen, scene), accept, "start", goal)
-    center = scene.target().pose()[:3, 3]
-    offset = goal[:3, 3] - center
-    facing = _turned_to(goal[:3, :3], -offset)
-    for _ in range(_TRIES):
-        about_x, about_y = rng.normal(0.0, ORBIT, size=2)
-        orbit = facing @ _rotation(about_x, about_y, rng.uniform(-ROLL, ROLL))
-        distance = rng.uniform(config.min_distance, config.max_distance)
-        pose = _aside(rng, make_pose(orbit, center - distance * orbit[:, 2]))
-        if accept.centered(pose, center) and accept(pose):
-            return pose
-    near = f"near the desired camera at {goal[:3, 3].tolist()}"
-    raise SceneError(f"no start camera pose found in {_TRIES} draws {near}: {accept.wanted}")
+    def start(self, rng: np.random.Generator, goal_world_T_cam: F64) -> F64:
+        """A start world_T_cam (4, 4) for a desired pose.
+
+        Raises:
+            SceneError: if no pose keeps the target in view and the camera above the ground.
+        """
+        config, goal = self._config, np.asarray(goal_world_T_cam, dtype=np.float64)
+        if config.poses != "quickstart":
+            return self._draw_in(rng, preset(config.poses).initial, "start", goal)
+        center = self._scene.target().pose()[:3, 3]
+        offset = goal[:3, 3] - center
+        facing = _turned_to(goal[:3, :3], -offset)
+        for _ in range(_TRIES):
+            about_x, about_y = rng.normal(0.0, ORBIT, size=2)
+            orbit = facing @ _rotation(about_x, about_y, rng.uniform(-ROLL, ROLL))
+            distance = rng.uniform(config.min_distance, config.max_distance)
+            pose = _aside(rng, make_pose(orbit, center - distance * orbit[:, 2]))
+            if self._centered(pose, center) and self._accepts(pose):
+                return pose
+        near = f"near the desired camera at {goal[:3, 3].tolist()}"
+        raise SceneError(f"no start camera pose found in {_TRIES} draws {near}: {self._wanted}")
+
+    def _accepts(self, pose: F64) -> bool:
+        """Whether the camera is high enough, in the open, and sees enough of the target."""
+        if pose[2, 3] < self._lowest or in_a_box(self._outline, pose[:3, 3]):
+            return False
+        share = visible_share(self._outline, pose, self._intrinsics)
+        self._best = max(self._best, share)
+        # At least one point, also where the wanted share is zero.
+        return share >= self._config.min_visible and share > 0.0
+
+    def _centered(self, pose: F64, point: F64) -> bool:
+        """Whether the camera shows the point well inside its image."""
+        x, y, z = (pose[:3, :3].T @ (point - pose[:3, 3])).tolist()
+        fx, fy, cx, cy = self._intrinsics.tolist()
+        limit = (0.5 - MARGIN) * z
+        return bool(z > 0.0 and abs(fx * x + (cx - 0.5) * z) <= limit and abs(fy * y + (cy - 0.5) * z) <= limit)
+
+    def _draw_in(self, rng: np.random.Generator, within: PoseRange, which: str, other: F64 | None) -> F64:
+        """A pose of a preset's range that will do and is not the same view as `other`."""
+        center = sphere_center(preset(self._config.poses), self._scene)
+        for _ in range(_TRIES):
+            pose = draw_pose(rng, within, center)
+            if self._accepts(pose) and (other is None or not is_same_view(pose, other)):
+                return pose
+        ranges = f"radii {within.radius} m, elevations {within.elevation} deg about {center.tolist()}"
+        raise SceneError(f"no {which} camera pose found in {_TRIES} draws: {ranges}, {self._wanted}")
+
+    @property
+    def _wanted(self) -> str:
+        """What a pose needed, for messages."""
+        fx, fy = self._intrinsics[:2].round(3).tolist()
+        return (
+            f"at least {self._lowest:.3g} m high, outside of all objects, {self._config.min_visible} of the target "
+            f"visible (at most {self._best:.2f} was), focal lengths {fx} and {fy} image sides"
+        )
 
 
 def shrink_pose(goal_world_T_cam: ArrayLike, start_world_T_cam: ArrayLike, factor: ArrayLike) -> F64:
@@ -180,53 +217,3 @@ def _rotation(x: float, y: float, z: float) -> F64:
             [b * x * z - a * y, b * y * z + a * x, 1.0 - b * (x * x + y * y)],
         ]
     )
-
-
-class _Accept:
-    """Which poses of one scene will do; the scene's outline is worked out once for all draws."""
-
-    def __init__(
-        self, config: SceneConfig, env_config: EnvConfig, scene: SceneSpec, meshes: Mapping[str, Mesh] | None
-    ) -> None:
-        self._outline: Outline = outline(scene, meshes)
-        self._intrinsics = scene_intrinsics(scene, env_config.fov_deg, 1, 1)
-        self._lowest = env_config.min_height + CLEARANCE
-        self._share = config.min_visible
-        self._best = 0.0
-
-    def __call__(self, pose: F64) -> bool:
-        """True if the camera is high enough, in the open, and sees enough of the target."""
-        if pose[2, 3] < self._lowest or in_a_box(self._outline, pose[:3, 3]):
-            return False
-        share = visible_share(self._outline, pose, self._intrinsics)
-        self._best = max(self._best, share)
-        # At least one point, also where the wanted share is zero.
-        return share >= self._share and share > 0.0
-
-    def centered(self, pose: F64, point: F64) -> bool:
-        """True if the camera shows the point well inside its image."""
-        x, y, z = (pose[:3, :3].T @ (point - pose[:3, 3])).tolist()
-        fx, fy, cx, cy = self._intrinsics.tolist()
-        limit = (0.5 - MARGIN) * z
-        return bool(z > 0.0 and abs(fx * x + (cx - 0.5) * z) <= limit and abs(fy * y + (cy - 0.5) * z) <= limit)
-
-    @property
-    def wanted(self) -> str:
-        """What a pose needed, for messages."""
-        fx, fy = self._intrinsics[:2].round(3).tolist()
-        return (
-            f"at least {self._lowest:.3g} m high, outside of all objects, {self._share} of the target visible "
-            f"(at most {self._best:.2f} was), focal lengths {fx} and {fy} image sides"
-        )
-
-
-def _draw_in(
-    rng: np.random.Generator, within: PoseRange, center: F64, accept: _Accept, which: str, other: F64 | None
-) -> F64:
-    """A pose of a preset's range that will do and is not the same view as `other`."""
-    for _ in range(_TRIES):
-        pose = draw_pose(rng, within, center)
-        if accept(pose) and (other is None or not is_same_view(pose, other)):
-            return pose
-    ranges = f"radii {within.radius} m, elevations {within.elevation} deg about {center.tolist()}"
-    raise SceneError(f"no {which} camera pose found in {_TRIES} draws: {ranges}, {accept.wanted}")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from actors.rasteriser.renderer import WarpRenderer
 from actors.scenes.models import model_library
 from actors.scenes.pose_presets import PRESETS, is_same_view, preset, sphere_center
-from actors.scenes.poses import CLEARANCE, MARGIN, sample_cameras, sample_start_pose, shrink_pose
+from actors.scenes.poses import CLEARANCE, MARGIN, CameraSampler, sample_cameras, shrink_pose
 from actors.scenes.sampling import sample_scene
 from actors.scenes.starts import sample_start
 from actors.scenes.views import outline, scene_intrinsics, visible_share
@@ -84,7 +84,7 @@ def test_start_poses_spread_around_the_goal(drawn):
     """No axis of the error is forgotten or favoured to one side."""
     scenes, goals, _, _ = drawn
     poses = np.stack(
-        [sample_start_pose(philox(5, Purpose.CAMERA, env=i), CONFIG, ENV, scenes[0], goals[0]) for i in range(300)]
+        [CameraSampler(CONFIG, ENV, scenes[0]).start(philox(5, Purpose.CAMERA, env=i), goals[0]) for i in range(300)]
     )
     relative = inverse_pose(goals[0]) @ poses
     error = np.concatenate([relative[:, :3, 3], so3_log(relative[:, :3, :3])], axis=1)
@@ -105,7 +105,7 @@ def test_an_impossible_camera_is_an_error(drawn):
     with pytest.raises(SceneError, match="no desired camera pose"):
         sample_cameras(CONFIG, high, drawn[0][0], seed=0, purpose=Purpose.SCENE, round=0, env=0)
     with pytest.raises(SceneError, match="no start camera pose"):
-        sample_start_pose(philox(0, Purpose.CAMERA), CONFIG, high, drawn[0][0], drawn[1][0])
+        CameraSampler(CONFIG, high, drawn[0][0]).start(philox(0, Purpose.CAMERA), drawn[1][0])
 
 
 @given(st.lists(st.floats(-1.0, 1.0), min_size=6, max_size=6), st.floats(0.0, 1.0))
@@ -194,8 +194,8 @@ def test_the_target_is_seen_from_both_cameras_whatever_stands_around(poses):
 def test_a_pair_that_is_the_same_view_is_drawn_again():
     scene = cluttered(0)
     config = dataclasses.replace(CONFIG, poses="cns_eval", min_visible=0.0)
-    first = sample_start_pose(philox(5, Purpose.CAMERA), config, ENV, scene, np.eye(4))
-    again = sample_start_pose(philox(5, Purpose.CAMERA), config, ENV, scene, first)
+    first = CameraSampler(config, ENV, scene).start(philox(5, Purpose.CAMERA), np.eye(4))
+    again = CameraSampler(config, ENV, scene).start(philox(5, Purpose.CAMERA), first)
     assert not is_same_view(first, again)
 
 
