@@ -103,7 +103,7 @@ class GeometryBlock(nn.Module):
             goal_mask: (N, T) in the goal image.
         """
         on_object = confidence * mask
-        n = len(mask)
+        n = mask.shape[0]  # not len(): a traced program would take it for a constant
         # Both fits in one solve: a batch of 2 N small systems costs hardly more than N.
         both = torch.cat([confidence, on_object])
         flow, residual = fit_flow(self.basis, torch.cat([displacement, displacement]), both)

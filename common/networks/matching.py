@@ -74,7 +74,7 @@ class Matching(nn.Module):
             (N, K * K, G, G): channel ay * K + ax of a current token says how much of its score lies near displacement
             anchor (ax, ay).
         """
-        n, g, k = len(scores), self.grid, self.anchors
+        n, g, k = scores.shape[0], self.grid, self.anchors  # not len(), which a trace takes for a constant
         s = scores.view(n, g, g, g, g)
         along_x = torch.einsum("nyxvu,xua->nyxva", s, self.axis_weights)
         both = torch.einsum("nyxva,yvb->nbayx", along_x, self.axis_weights)
