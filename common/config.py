@@ -148,6 +148,24 @@ class EvaluationConfig:
     film_scenes: int = free(4, "scenes shown as film strips", ">= 0")
     every_rounds: int = free(0, "quick evaluation every so many imitation rounds; 0 is never", ">= 0")
     quick_scenes: int = free(40, "scenes of a quick evaluation", "> 0")
+    # How the learned policy steers; PPO and self-imitation always act directly.
+    control: str = fixed(
+        "direct", "law: the regressed twist itself, or CNSv2 eq. 24 far from the goal", "direct|hybrid"
+    )
+    hybrid_near: float = fixed(0.1, "gravity centres farther apart start the hybrid law [image sides]", "> 0")
+    hybrid_far: float = fixed(0.15, "once nearer than that, they must be this far apart to start it again", "> 0")
+    control_source: str = fixed("regression", "head that the twist comes from", "regression|diffusion")
+    hypotheses: int = fixed(16, "pose hypotheses that the diffusion head draws per step", "> 0")
+    hypothesis_pick: str = fixed(
+        "nearest",
+        "hypothesis to follow: nearest to the regressed twist, or mode of the least motion",
+        "nearest|smallest",
+    )
+    ddim_steps: int = fixed(10, "denoising steps per hypothesis, network.diffusion_levels at most", "> 0")
+    # Other cameras than the policy was trained with (CNSv2 Table I).
+    focal_scale: float = fixed(1.0, "focal length of the evaluation camera / of the training camera", "> 0")
+    distance_scale: float = fixed(1.0, "factor on all distances between camera and target", "> 0")
+    denormalise: bool = fixed(True, "tell the policy those two factors (CNSv2 eq. 18-21); false: it takes them for 1")
 
 
 @dataclasses.dataclass
@@ -239,7 +257,22 @@ def check(config: RunConfig) -> None:
     if config.env.image_size != 8 * config.network.match_grid:
         allowed = f"8 x network.match_grid = {8 * config.network.match_grid}"
         raise ConfigError(bad_value("env.image_size", config.env.image_size, allowed))
+    _check_control(config)
     check_scenes(config.scenes)
+
+
+def _check_control(config: RunConfig) -> None:
+    evaluation, network = config.evaluation, config.network
+    if evaluation.hybrid_far < evaluation.hybrid_near:
+        allowed = f">= evaluation.hybrid_near = {evaluation.hybrid_near}"
+        raise ConfigError(bad_value("evaluation.hybrid_far", evaluation.hybrid_far, allowed))
+    if evaluation.control_source == "diffusion":
+        if not network.diffusion:
+            allowed = "regression, where network.diffusion = False"
+            raise ConfigError(bad_value("evaluation.control_source", evaluation.control_source, allowed))
+        if evaluation.ddim_steps > network.diffusion_levels:
+            allowed = f"1 .. network.diffusion_levels = {network.diffusion_levels}"
+            raise ConfigError(bad_value("evaluation.ddim_steps", evaluation.ddim_steps, allowed))
 
 
 def _within(value: Any, allowed: str) -> bool:

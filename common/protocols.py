@@ -112,7 +112,8 @@ class PolicyOutput:
     """What a policy answers.
 
     Attributes:
-        twist: f32 (N, 6) normalised twist: unit world (distance d* = 1), canonical intrinsics, gain 1.
+        twist: f32 (N, 6) normalised twist: unit world (distance d* = 1), gain 1, of the camera that made the pictures.
+            A policy that takes them for another camera's carries its twist over itself; the environment applies d*.
         stop: bool (N,) the policy's own wish to stop (the evaluator may apply another rule).
         aux: arrays (N, ...) a collector may store: z, logp, action_dist_inputs, value.
     """

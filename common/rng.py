@@ -32,6 +32,7 @@ class Purpose(enum.IntEnum):
     SENSOR = 12
     CLUTTER = 13
     LOOK = 14
+    HYPOTHESES = 15
 
 
 def philox(seed: int, purpose: Purpose, *, round: int = 0, env: int = 0, step: int = 0) -> np.random.Generator:

@@ -57,6 +57,7 @@ LINKED = {
     "scenes.max_objects",
     "phases.ppo.imitation.batch_size",
     "phases.ppo.imitation.rows_per_episode",
+    "evaluation.hybrid_near",
 }
 BOUNDED = [
     (name, field.metadata["allowed"])
@@ -71,6 +72,18 @@ def test_every_setting_says_what_it_means_and_whether_a_resume_may_change_it():
     for name, _, field in leaves:
         assert field.metadata.get("resume") in ("fixed", "free"), name
         assert len(field.metadata.get("doc", "")) > 3, name
+
+
+def test_the_diffusion_head_can_only_steer_where_there_is_one():
+    c = config()
+    c.evaluation.control_source = "diffusion"
+    check(c)
+    c.evaluation.ddim_steps = 51
+    with pytest.raises(ConfigError, match=r"ddim_steps = 51: allowed is 1 .. network.diffusion_levels = 50"):
+        check(c)
+    c.network.diffusion = False
+    with pytest.raises(ConfigError, match=r"control_source = 'diffusion': allowed is regression"):
+        check(c)
 
 
 def test_defaults_are_within_their_bounds_and_shared_by_no_two_configs():
@@ -106,6 +119,10 @@ def test_every_bound_holds_and_its_error_names_the_setting(name, allowed):
         (lambda c: put(c, "env.image_size", 72), r"env\.image_size = 72: allowed is 8 x network\.match_grid = 64"),
         (lambda c: put(c, "scenes.max_distance", 0.1), r"scenes\.max_distance = 0\.1: .*min_distance"),
         (lambda c: put(c, "phases.il.imitation.batch_size", 15), r"il\.imitation\.batch_size = 15: .*a multiple of"),
+        (
+            lambda c: put(c, "evaluation.hybrid_far", 0.05),
+            r"evaluation\.hybrid_far = 0\.05: .* >= evaluation\.hybrid_near",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_each_other_are_refused(change, message):
