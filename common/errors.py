@@ -23,6 +23,10 @@ class CheckpointError(ServofleetError):
     """A checkpoint is missing, torn, or was made by something that does not fit."""
 
 
+class ExportError(ServofleetError):
+    """A policy cannot be exported, or an exported one cannot be used as it is."""
+
+
 class EncoderMismatchError(ServofleetError):
     """A stored feature z was computed by another encoder than the learner's."""
 
