@@ -14,10 +14,14 @@ FIT_RIDGE = 1e-3
 NUM_FEATURES = 40
 
 
-def token_coordinates(grid: int) -> Tensor:
-    """Centres of the tokens (T, 2), (x, y) in -1 .. 1, row by row."""
-    axis = (torch.arange(grid, dtype=torch.float32) + 0.5) * (2.0 / grid) - 1.0
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
+def axis_coordinates(tokens: int) -> Tensor:
+    """Centres of the tokens (tokens,) along a side of the image, in -1 .. 1."""
+    return (torch.arange(tokens, dtype=torch.float32) + 0.5) * (2.0 / tokens) - 1.0
+
+
+def token_coordinates(width: int, height: int | None = None) -> Tensor:
+    """Centres of the tokens (T, 2), (x, y) in -1 .. 1, row by row; a square grid where no height is given."""
+    y, x = torch.meshgrid(axis_coordinates(height or width), axis_coordinates(width), indexing="ij")
     return torch.stack([x.reshape(-1), y.reshape(-1)], dim=1)
 
 
