@@ -10,6 +10,10 @@ from pathlib import Path
 from common.errors import StoreError, bad_value
 
 
+class DiskFullError(StoreError):
+    """A commit was refused, or failed, because too little of the disk is left. Nothing acknowledged is lost."""
+
+
 @dataclasses.dataclass(frozen=True)
 class DiskLimits:
     """How much of the disk a store leaves free.
@@ -41,19 +45,24 @@ class DiskLimits:
         return self.max_delay_s * min(1.0, (self.slow_free_bytes - free_bytes) / span) if span else 0.0
 
 
-def wait_for_space(root: Path, nbytes: int, limits: DiskLimits) -> None:
+def wait_for_space(root: Path, nbytes: int, limits: DiskLimits) -> float:
     """Before `nbytes` are written below `root`: return, return later, or refuse.
 
+    Returns:
+        Seconds waited.
+
     Raises:
-        StoreError: if too little would be left.
+        DiskFullError: if too little would be left.
         OSError: if the disk does not answer.
     """
     disk = os.statvfs(root)
     left = disk.f_bavail * disk.f_frsize - nbytes
     if left < limits.stop_free_bytes:
-        raise StoreError(
+        raise DiskFullError(
             f"disk of store {root} is full: {nbytes / 1e6:.1f} MB more would leave {max(left, 0) / 1e6:.1f} MB, "
             f"stop_free_bytes = {limits.stop_free_bytes}: free space or prune the store; nothing is lost, what was "
             "not acknowledged is still buffered"
         )
-    time.sleep(limits.delay(left))
+    delay = limits.delay(left)
+    time.sleep(delay)
+    return delay

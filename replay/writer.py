@@ -17,7 +17,7 @@ import numpy as np
 from common.episode import Episode
 from common.errors import StoreError, bad_value
 from common.fsio import create_only, fsync_path
-from replay.disk_space import DiskLimits, wait_for_space
+from replay.disk_space import DiskFullError, DiskLimits, wait_for_space
 from replay.layout import signature
 from replay.record import RECORD_NAME, WRITER_ID, describe, encode_record, record_path
 from replay.segment_files import write_segment
@@ -105,6 +105,7 @@ class SegmentWriter:
         self._running: list[_Commit] = []  # in the order they were started
         self._acks: list[Ack] = []  # of ended commits, not handed out yet
         self._error: BaseException | None = None
+        self._slowed: list[float] = []  # seconds, by commits that may run side by side
         # Three pools: tasks of one never wait for tasks behind them in the same queue.
         self._pool: ThreadPoolExecutor | None = ThreadPoolExecutor(_IO_THREADS, thread_name_prefix="replay-io")
         self._hashing = ThreadPoolExecutor(_HASH_THREADS, thread_name_prefix="replay-hash")
@@ -175,6 +176,10 @@ class SegmentWriter:
         self._pool = None
         return acks
 
+    def waits(self) -> dict[str, float]:
+        """Seconds that commits waited so far, by cause: "disk", because it fills."""
+        return {"disk": sum(self._slowed)}
+
     def _due(self, held: Sequence[_Held]) -> bool:
         full = len(held) >= self._max_episodes or sum(h.nbytes for h in held) >= self._max_bytes
         return full or (self._max_age_s is not None and time.monotonic() - held[0].since >= self._max_age_s)
@@ -219,7 +224,8 @@ class SegmentWriter:
     def _commit(self, held: Sequence[_Held], number: int, before: Future[list[Ack]] | None) -> list[Ack]:
         episodes = [h.episode for h in held]
         try:
-            wait_for_space(self._root, sum(h.nbytes for h in held), self._disk)
+            if slowed := wait_for_space(self._root, sum(h.nbytes for h in held), self._disk):
+                self._slowed.append(slowed)
             segment = self._new_folder(number)
             try:
                 files = write_segment(segment, episodes, self._io())
@@ -273,4 +279,7 @@ class SegmentWriter:
                 attempt += 1  # left by a commit that never ended
 
     def _failed(self, error: OSError) -> StoreError:
-        return StoreError(f"store {self._root} cannot be written by {self._id!r}: {error.strerror} ({error.filename})")
+        text = f"store {self._root} cannot be written by {self._id!r}: {error.strerror} ({error.filename})"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return DiskFullError(f"{text}: free space or prune the store")
+        return StoreError(text)

@@ -11,7 +11,7 @@ from records import make_episode
 
 import replay.disk_space
 from common.errors import StoreError
-from replay.disk_space import DiskLimits
+from replay.disk_space import DiskFullError, DiskLimits
 from replay.store import open_store
 
 LIMITS = DiskLimits(slow_free_bytes=1_000_000, stop_free_bytes=200_000, max_delay_s=8.0)
@@ -34,9 +34,11 @@ def test_writers_are_slowed_then_stopped_and_go_on_when_there_is_space(tmp_path:
     assert len(w.append(make_episode(env=0))) == 1
     left = 600_000
     assert len(w.append(make_episode(env=1))) == 1
-    assert slept == [0.0, 4.0]
+    assert slept == [0.0, 4.0] and w.waits() == {"disk": 4.0}
     left = 199_999
-    with pytest.raises(StoreError, match=r"disk of store .* is full: .* stop_free_bytes = 200000: free space or prune"):
+    with pytest.raises(
+        DiskFullError, match=r"disk of store .* is full: .* stop_free_bytes = 200000: free space or prune"
+    ):
         w.append(make_episode(env=2))
     assert len(os.listdir(store.root / "data")) == 2
     left = 2_000_000
