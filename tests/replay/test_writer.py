@@ -16,6 +16,7 @@ from records import assert_same, make_episode
 
 import replay.writer
 from common.errors import StoreError
+from replay.disk_space import DiskFullError
 from replay.index import Query
 from replay.store import Store, open_store
 
@@ -137,7 +138,7 @@ def test_a_full_disk_keeps_the_episodes_and_frees_the_torn_segment(store: Store,
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(DiskFullError, match="cannot be written by 'w': No space left on device.*free space"):
+        with pytest.raises(DiskFullError, match=r"cannot be written by 'w': No space left on device.*free space"):
             w.flush()
     assert calls > 0 and list((store.root / "data").iterdir()) == []
     assert store.refresh() == {}
