@@ -72,13 +72,18 @@ class Pool:
     ends: NDArray[Any]
 
     def draw(self, rng: np.random.Generator, episodes: int, each: int) -> tuple[list[Place], list[int]]:
+        """`pick`, and where the episodes lie."""
+        k, items = self.pick(rng, episodes, each)
+        return self.catalog.places(self.which[k]), items.tolist()
+
+    def pick(self, rng: np.random.Generator, episodes: int, each: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """`each` items from each of `episodes` episodes, drawn with replacement in proportion to their share.
 
         The items of one episode are distinct unless it has fewer than `each`. Every item of weight w is drawn with a
         probability proportional to w.
 
         Returns:
-            Where the episodes lie, and `episodes` x `each` item numbers, those of one episode side by side.
+            i64 (episodes,) below K; i64 (episodes * each,) item numbers, those of one episode side by side.
         """
         if self.ends.dtype == np.int64:
             at = rng.integers(0, self.ends[-1], size=episodes)
@@ -87,11 +92,13 @@ class Pool:
         # A product that was rounded up to the very end would point behind the last episode.
         k = np.minimum(np.searchsorted(self.ends, at, side="right"), len(self.ends) - 1)
         counts = self.counts[k]
+        if each == 1:  # what `_distinct` gives, for every episode has at least one item
+            return k, np.minimum((rng.random(episodes) * counts).astype(np.int64), counts - 1)
         if self.ends.dtype == np.int64 and (counts < each).any():
             items = _one_by_one(counts, each, rng)
         else:
             items = _distinct(counts, rng.random((episodes, each)).T)
-        return self.catalog.places(self.which[k]), items
+        return k, np.array(items, np.int64)
 
 
 def _one_by_one(counts: NDArray[np.int64], each: int, rng: np.random.Generator) -> list[int]:
@@ -115,8 +122,6 @@ def _distinct(counts: NDArray[np.int64], u: NDArray[np.float64]) -> list[int]:
     enough = counts >= each
     left = np.where(enough, counts - order, counts)
     picked = np.where(enough, order, 0) + np.minimum((u * left).astype(np.int64), left - 1)
-    if each == 1:
-        return picked[0].tolist()
     out: list[int] = []
     for column, swap in zip(picked.T.tolist(), enough.tolist(), strict=True):
         if swap:  # the first steps of a Fisher-Yates shuffle of 0 .. count - 1, of which only the moved ones are kept

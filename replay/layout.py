@@ -18,6 +18,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -67,7 +68,7 @@ class ArraySpec:
     form: Literal["plain", "bits", "columns"]
     attributes: dict[str, Any]
 
-    @property
+    @cached_property
     def row_bytes(self) -> int:
         """Bytes of one entry."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize

@@ -1,8 +1,8 @@
-"""Rows of many segments in one array per field: one table of addresses per stored array, no Python per row."""
+"""Rows of many segments in one array per field: one calculation of addresses per stored array, no Python per row."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -11,26 +11,28 @@ from numpy.typing import NDArray
 from common.errors import StoreError, bad_value
 from replay.layout import ArraySpec
 from replay.mapping import Readahead, copy_rows
-from replay.segment import Segment
+from replay.tables import Int64s, Tables
 
 
 def gather(
     fields: Iterable[str],
-    distinct: Sequence[Segment],
-    source: NDArray[np.int64],
-    at: NDArray[np.int64],
+    tables: Tables,
+    source: Int64s,
+    at: Int64s,
     readahead: Readahead,
     cache: bool,
+    among: Int64s | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Read entries of fields.
 
     Args:
         fields: all step-level, or all episode-level.
-        distinct: segments, each once.
-        source: (B,) which of them each entry comes from.
+        tables: of the store.
+        source: (B,) number of the segment that each entry comes from; see `Tables.numbers`.
         at: (B,) entry within the segment.
         readahead: of the store.
         cache: hold small arrays in RAM from now on.
+        among: (N,) numbers of segments, at least one, that must all have the fields; None is `source`.
 
     Returns:
         field -> (B, *field shape), dtypes of the schema.
@@ -38,55 +40,50 @@ def gather(
     Raises:
         StoreError: if a segment lacks a field, its shape differs from the first segment's, or a file is damaged.
     """
-    layouts: dict[int, list[int]] = {}  # segments of one layout share their specs
-    for k, segment in enumerate(distinct):
-        layouts.setdefault(id(segment.specs), []).append(k)
-    stored: dict[int, NDArray[Any]] = {}
+    layouts = tables.layouts(source)
+    whole = layouts if among is None else tables.layouts(among)
+    numbers = source if among is None else among
+    # The first segment of each layout stands for all of that layout.
+    firsts = [0] if (whole == whole[0]).all() else sorted(np.unique(whole, return_index=True)[1].tolist())
+    kinds = whole[firsts].tolist()
+    examples = [tables.segment(number) for number in numbers[firsts].tolist()]
+    every: slice[Any, Any, Any] = slice(None)
+    stored: dict[tuple[str, int], NDArray[Any]] = {}
     out = {}
     for name in fields:
-        groups = [(distinct[members[0]].spec_of(name), members) for members in layouts.values()]
-        first = groups[0][0]
-        for spec, members in groups:
-            shape, expected = spec.fields[name][1], first.fields[name][1]
+        specs = [segment.spec_of(name) for segment in examples]
+        expected = specs[0].fields[name][1]
+        for spec, segment in zip(specs, examples, strict=True):
+            shape = spec.fields[name][1]
             if shape != expected:
-                where = distinct[members[0]].path.name
-                raise StoreError(bad_value(f"shape of field {name} in {where}", shape, str(expected)))
-        if first.form != "columns":  # arrays of one field and shape are the same in every layout
-            groups = [(first, list(range(len(distinct))))]
-        for spec, members in groups:
-            chosen = np.flatnonzero(np.isin(source, members)) if len(groups) > 1 else slice(None)
-            if id(spec) not in stored:
-                stored[id(spec)] = _stored(spec, distinct, members, source[chosen], at[chosen], readahead, cache)
-            values = spec.decode(stored[id(spec)], name)
-            if len(groups) == 1:
-                out[name] = np.ascontiguousarray(values)
-            else:
+                raise StoreError(bad_value(f"shape of field {name} in {segment.path.name}", shape, str(expected)))
+        # Arrays of one field and shape are the same in every layout; columns lie elsewhere in each.
+        apart = len(kinds) > 1 and specs[0].form == "columns"
+        for k, spec in zip(kinds, specs, strict=True) if apart else [(-1, specs[0])]:
+            chosen = np.flatnonzero(layouts == k) if apart else every
+            if (spec.name, k) not in stored:
+                stored[spec.name, k] = _stored(spec, tables, source[chosen], at[chosen], readahead, cache)
+            values = spec.decode(stored[spec.name, k], name)
+            if apart:
                 out.setdefault(name, np.empty((len(at), *values.shape[1:]), values.dtype))[chosen] = values
+            else:
+                out[name] = np.ascontiguousarray(values)
     return out
 
 
 def _stored(
-    spec: ArraySpec,
-    segments: Sequence[Segment],
-    members: Sequence[int],
-    source: NDArray[np.int64],
-    at: NDArray[np.int64],
-    readahead: Readahead,
-    cache: bool,
+    spec: ArraySpec, tables: Tables, source: Int64s, at: Int64s, readahead: Readahead, cache: bool
 ) -> NDArray[Any]:
-    # The arrays are held until the copy is made: another thread may close a segment meanwhile.
-    arrays, starts, counts = [], np.zeros(len(segments), np.int64), np.zeros(len(segments), np.int64)
-    for k in members:
-        array, starts[k] = segments[k].located(spec.name, cache and spec.form != "plain")
-        counts[k] = len(array)
-        arrays.append(array)
-    bad = (at < 0) | (at >= counts[source])
-    if bad.any():  # an address beyond the array would be read all the same
+    # Held until the copy is made: another thread may close a segment meanwhile.
+    column = tables.column(spec, source, cache and spec.form != "plain")
+    # Seen as unsigned, a negative row is beyond every end. An address beyond the array would be read all the same.
+    bad = at.view(np.uint64) >= column.count[source].view(np.uint64)
+    if bad.any():
         k = int(np.flatnonzero(bad)[0])
-        raise StoreError(
-            bad_value(f"row of {segments[source[k]].path.name}", int(at[k]), f"0 .. {counts[source[k]] - 1}")
-        )
-    addresses = starts[source] + at * spec.row_bytes
+        number = int(source[k])
+        name = tables.segment(number).path.name
+        raise StoreError(bad_value(f"row of {name}", int(at[k]), f"0 .. {column.count[number] - 1}"))
     copy = readahead.copy if spec.sharded else copy_rows
-    rows = copy(addresses, spec.row_bytes)
+    rows = copy(column.address[source] + at * spec.row_bytes, spec.row_bytes)
+    del column
     return rows.view(spec.dtype).reshape(len(at), *spec.shape)

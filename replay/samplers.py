@@ -16,13 +16,16 @@ from numpy.typing import NDArray
 from common.episode import Episode, Kind
 from common.errors import StoreError, bad_value
 from common.identity import PolicyVersion
-from replay.catalog import Catalog, Place
-from replay.drawing import Batch, CounterSampler, Group, episode_slots
+from replay.catalog import Catalog
+from replay.drawing import Batch, CounterSampler, Group, Pool
 from replay.index import Query
 from replay.record import EpisodeEntry
 from replay.store import Store
 
 __all__ = ["Group", "OnPolicySampler", "RowSampler", "SuccessSampler", "UniformSampler"]
+
+_SEGMENT, _START, _EPISODE, _PARTLY = range(4)  # columns of `RowSampler._where`
+_MAX_SLOTS = 1 << 32  # an episode's number is that of its segment times this, and its slot
 
 
 class RowSampler(CounterSampler):
@@ -46,7 +49,8 @@ class RowSampler(CounterSampler):
             StoreError: if a field is unknown.
         """
         super().__init__(store, seed, fields, {})
-        self._valid: dict[Place, list[int]] = {}
+        self._valid: dict[int, NDArray[np.int64]] = {}  # by the number of the episode, see `_where`
+        self._tables: dict[Group, NDArray[np.int64]] = {}
 
     def batch(self, groups: Sequence[Group], step: int) -> Batch:
         """The batch of update `step`; the same whenever it is asked for, as long as the same episodes fit.
@@ -59,33 +63,56 @@ class RowSampler(CounterSampler):
         Raises:
             StoreError: if nothing fits a group, an episode lacks a field, or it cannot be weighed.
         """
-        drawn: list[Place] = []
-        rows: list[int] = []
+        drawn, rows = [], []
         for number, group in enumerate(groups):
             each = group.rows_per_episode
             pool = self._pool(group)
-            places, items = pool.draw(self._rng(step, number), group.rows // each, each)
-            if each > 1:
-                places = [p for p in places for _ in range(each)]
-            drawn += places
-            rows += [k if p.valid_rows == p.rows else self._rows_of(p)[k] for p, k in zip(places, items, strict=True)]
-        episodes, index = episode_slots(drawn)
-        episode_index = np.array(index, np.int64)
-        out = self.store.read_rows(self._step_fields, episodes, episode_index, np.array(rows, np.int64))
-        out["episode_index"] = episode_index
-        return out | self.store.read_fixed(self._fixed_fields, episodes)
+            k, items = pool.pick(self._rng(step, number), group.rows // each, each)
+            where = self._where(group, pool)[k]
+            if where[:, _PARTLY].any():
+                self._skip_invalid(pool, k, where, items.reshape(-1, each))
+            drawn.append(where if each == 1 else np.repeat(where, each, axis=0))
+            rows.append(items)
+        where = np.concatenate(drawn)
+        slots: dict[int, int] = {}
+        index = [slots.setdefault(key, len(slots)) for key in where[:, _EPISODE].tolist()]
+        segment, at = where[:, _SEGMENT], where[:, _START] + np.concatenate(rows)
+        out = self.store.read_at(self._step_fields, segment, at)
+        out["episode_index"] = episode_index = np.array(index, np.int64)
+        if self._fixed_fields:
+            distinct = np.array(list(slots), np.int64)
+            out |= self.store.read_at(self._fixed_fields, distinct // _MAX_SLOTS, distinct % _MAX_SLOTS)
+        return out
 
-    def _rows_of(self, place: Place) -> list[int]:
-        rows = self._valid.get(place)
-        if rows is None:
-            rows = self._valid[place] = self.store.valid_rows(place).tolist()
-        return rows
+    def _where(self, group: Group, pool: Pool) -> NDArray[np.int64]:
+        """What reading needs of the episodes of a pool, i64 (K, 4): side by side, for memory far apart is slow."""
+        table = self._tables.get(group)
+        if table is None:
+            catalog, which = pool.catalog, pool.which
+            numbers = {name: column[which] for name, column in catalog.numbers.items()}
+            segment = self.store.segment_numbers(catalog.names["segment"])[catalog.codes["segment"][which]]
+            partly = numbers["valid_rows"] != numbers["rows"]
+            columns = [segment, numbers["start"], segment * _MAX_SLOTS + numbers["slot"], partly]
+            table = self._tables[group] = np.stack(columns, axis=1)
+        return table
+
+    def _skip_invalid(
+        self, pool: Pool, k: NDArray[np.int64], where: NDArray[np.int64], items: NDArray[np.int64]
+    ) -> None:
+        """Turn `items` (n, each), which count the rows of episodes that may be drawn, into rows."""
+        for i in np.flatnonzero(where[:, _PARTLY]).tolist():
+            key = int(where[i, _EPISODE])
+            if key not in self._valid:
+                (place,) = pool.catalog.places(pool.which[k[i : i + 1]])
+                self._valid[key] = self.store.valid_rows(place)
+            items[i] = self._valid[key][items[i]]
 
     def _counts(self, catalog: Catalog) -> NDArray[np.int64]:
         return catalog.numbers["valid_rows"]
 
     def _forget(self) -> None:
         self._valid.clear()
+        self._tables.clear()
 
 
 UniformSampler = RowSampler  # what it is without weights

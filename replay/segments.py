@@ -32,6 +32,7 @@ class OpenSegments:
         """
         self.usage = Usage()
         self.max_files = _max_maps()
+        self.closings = 0  # counts how often segments were closed, for those who remember where arrays lie
         self._root, self._ram_bytes, self._named = root, ram_bytes, named
         self._segments: dict[str, Segment] = {}
         self._used: dict[str, int] = {}
@@ -74,12 +75,14 @@ class OpenSegments:
             if self.usage.files <= enough:
                 return
             if path != keep:
+                self.closings += 1
                 self._segments.pop(path).close()
                 self._used.pop(path, None)
 
     def close(self) -> None:
         """Close all."""
         with self._lock:
+            self.closings += 1
             for segment in self._segments.values():
                 segment.close()
             self._segments.clear()

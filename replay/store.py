@@ -33,6 +33,7 @@ from replay.record import RECORD_NAME, EpisodeEntry, Record, read_record, record
 from replay.rows import gather
 from replay.segment import Segment
 from replay.segments import OpenSegments
+from replay.tables import Tables
 from replay.tombstones import TOMBSTONES, Graveyard, Tombstone
 from replay.writer import SegmentWriter
 
@@ -115,6 +116,7 @@ class Store:
         self.root, self.mode, self.index = root, mode, index
         self.generation = 0  # counts refreshes that changed something, for caches of query answers
         self._segments = OpenSegments(root, ram_bytes, self._named)
+        self._tables = Tables(self._segments)
         self._readahead = Readahead()
         self._graveyard = Graveyard(root)
 
@@ -274,11 +276,31 @@ class Store:
             if names:
                 raise StoreError(f"field {names[0]} cannot be read: no episode was given")
             return {}
-        by_path = {e.segment: e for e in episodes}
-        segments = [self._segment_of(e) for e in by_path.values()]
-        number = {path: k for k, path in enumerate(by_path)}
-        source = np.array([number[e.segment] for e in episodes], np.int64)[index]
-        return gather(names, segments, source, at, self._readahead, self._segments.cache)
+        records = [(e.writer, e.seq) if isinstance(e, EpisodeEntry) else None for e in episodes]
+        numbers = self._tables.numbers([e.segment for e in episodes], records)
+        return gather(names, self._tables, numbers[index], at, self._readahead, self._segments.cache, numbers)
+
+    def segment_numbers(self, paths: Sequence[str]) -> NDArray[np.int64]:
+        """A number for each segment, i64 (N,), that stays its own for as long as this store is open."""
+        return self._tables.numbers(paths)
+
+    def read_at(
+        self, fields: Iterable[str], segments: NDArray[np.int64], at: NDArray[np.int64]
+    ) -> dict[str, NDArray[Any]]:
+        """Entries of many segments, in one array per field: what `read_rows` does for callers that hold columns.
+
+        Args:
+            fields: all step-level, or all episode-level.
+            segments: (B,) of `segment_numbers`, B at least 1.
+            at: (B,) row, or slot of the episode, within the segment.
+
+        Returns:
+            field -> (B, *field shape), dtypes of the schema.
+
+        Raises:
+            StoreError: as in `read_rows`, or if a segment has no such row.
+        """
+        return gather(fields, self._tables, segments, at, self._readahead, self._segments.cache)
 
     def valid_rows(self, entry: EpisodeEntry | Place) -> NDArray[np.int64]:
         """Rows of an episode that a sampler may draw, ascending: those with ``label_valid`` where it has that field."""
@@ -309,8 +331,10 @@ class Store:
     def release(self) -> None:
         """Close all segments: give maps and cached arrays back. What is read next opens them again."""
         self._segments.close()
+        self._tables.clear()
 
     def close(self) -> None:
         """Close index and segments."""
         self._segments.close()
+        self._tables.clear()
         self.index.close()

@@ -9,8 +9,6 @@ import pytest
 from records import make_episode
 
 from common.errors import StoreError
-from replay.mapping import Readahead
-from replay.rows import gather
 from replay.store import Store, open_store
 
 
@@ -59,9 +57,9 @@ def test_a_field_that_one_layout_lacks_is_named(store: Store) -> None:
 
 @pytest.mark.parametrize("row", [-1, 99])
 def test_a_row_beyond_the_segment_is_refused_before_memory_is_touched(store: Store, row: int) -> None:
-    segment = store.segment(store.select()[0].segment)
+    source = store.segment_numbers([store.select()[0].segment] * 2)
     with pytest.raises(StoreError, match=rf"row of .* = {row}: allowed is 0 \.\. "):
-        gather(["image"], [segment], np.zeros(2, np.int64), np.array([0, row]), Readahead(), False)
+        store.read_at(["image"], source, np.array([0, row]))
 
 
 def test_a_segment_that_no_record_names_is_refused(store: Store) -> None:
