@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from common.errors import ConfigError, bad_value
+from common.replay_config import ReplayConfig as ReplayConfig
+from common.replay_config import check_replay
 from common.scene_config import SceneConfig as SceneConfig
 from common.scene_config import check_scenes
 from common.settings import fixed, free
@@ -181,15 +183,6 @@ class FleetConfig:
 
 
 @dataclasses.dataclass
-class ReplayConfig:
-    """The replay store."""
-
-    segment_episodes: int = free(64, "episodes per committed segment at most", "> 0")
-    segment_bytes: int = free(64_000_000, "bytes per committed segment at most", "> 0")
-    ram_bytes: int = free(2_000_000_000, "RAM that small columns and masks may be cached in", ">= 0")
-
-
-@dataclasses.dataclass
 class CheckpointConfig:
     """The checkpoints of a run."""
 
@@ -259,6 +252,7 @@ def check(config: RunConfig) -> None:
         raise ConfigError(bad_value("env.image_size", config.env.image_size, allowed))
     _check_control(config)
     check_scenes(config.scenes)
+    check_replay(config.replay)
 
 
 def _check_control(config: RunConfig) -> None:
