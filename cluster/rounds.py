@@ -20,6 +20,7 @@ from cluster.program import Program
 from common.config import PhaseConfig
 from common.identity import PolicyVersion
 from common.networks.weights import encoder_sha256
+from common.schedules import dagger_share, first_dagger_round
 from learner.batches import IMITATION_FIELDS, check_encoder
 from learner.learners import PhaseLearner
 from replay.samplers import Group, OnPolicySampler, SuccessSampler, UniformSampler
@@ -116,21 +117,17 @@ class ImitationRounds(_Rounds):
         """Inverse of `cursors`."""
         self._sampler.load(state["uniform"])
 
-    def _dagger_from(self) -> int:
-        return math.ceil(self._phase.imitation.dagger_start * self.total_rounds)
-
     def tasks(self, round: int, version: PolicyVersion) -> list[Task]:
         """What a round collects: pairs always, DAgger from a share of the phase on."""
         settings = self._phase.imitation
         tasks = self._split("pairs", settings.scenes_per_round, round, None, policy="uniform")
-        if settings.dagger_envs and round >= self._dagger_from():
+        if settings.dagger_envs and round >= first_dagger_round(settings, self.total_rounds):
             tasks += self._split("dagger", settings.dagger_envs, round, version)
         return tasks
 
     def _groups(self, round: int) -> list[Group]:
         settings = self._phase.imitation
-        dagger = round >= self._dagger_from() and settings.dagger_envs > 0
-        share = settings.dagger_share if dagger else 0.0
+        share = dagger_share(settings, round, self.total_rounds)
         rows_of = {"dagger": round_to(settings.batch_size * share, settings.rows_per_episode)}
         # The rest, so that two roundings cannot make a batch of another size.
         rows_of["pairs"] = settings.batch_size - rows_of["dagger"]

@@ -11,6 +11,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from common.errors import ConfigError, bad_value
+from common.learning_config import ImitationConfig as ImitationConfig
+from common.learning_config import JitterConfig as JitterConfig
+from common.learning_config import LearnerConfig as LearnerConfig
+from common.learning_config import PPOConfig as PPOConfig
+from common.learning_config import RewardConfig as RewardConfig
+from common.learning_config import SelfImitationConfig as SelfImitationConfig
 from common.replay_config import ReplayConfig as ReplayConfig
 from common.replay_config import check_replay
 from common.scene_config import SceneConfig as SceneConfig
@@ -48,80 +54,6 @@ class EnvConfig:
     gain: float = fixed(1.0, "commanded twist = gain x denormalised twist [1/s]", "> 0")
     max_twist: float = fixed(3.0, "actions with a larger norm are shortened to it (normalised) [1/s]", "> 0")
     min_height: float = fixed(0.05, "the camera is held at this height above the ground at least [m]", "> 0")
-
-
-@dataclasses.dataclass
-class RewardConfig:
-    """Weights of Sym-Servo eq. 5-10."""
-
-    center: float = fixed(1.0, "lambda_c of eq. 6; distance in image widths", ">= 0")
-    visibility: float = fixed(1.0, "lambda_v of eq. 7", ">= 0")
-    action: float = fixed(0.06, "lambda_a of eq. 8", ">= 0")
-    success: float = fixed(0.5, "R_succ of eq. 9", ">= 0")
-    success_iou: float = fixed(0.95, "IoU above which eq. 9 pays", "0..1")
-
-
-@dataclasses.dataclass
-class ImitationConfig:
-    """Stage 1: joint imitation and diffusion on uniform pairs and DAgger episodes."""
-
-    batch_size: int = fixed(48, "rows per update", "> 0")
-    rows_per_episode: int = fixed(2, "rows drawn per episode drawn; they share the goal's features", "> 0")
-    lr: float = fixed(1.5e-3, "peak learning rate of AdamW (cosine to 2 % over the phase)", "> 0")
-    weight_decay: float = fixed(0.01, "AdamW weight decay of matrices", ">= 0")
-    grad_clip: float = fixed(1.0, "global gradient norm limit", "> 0")
-    ema_decay: float = fixed(0.998, "decay of the averaged weights that act and are handed on", "0..1")
-    loss_dir: float = fixed(1.5, "weight of the direction loss (CNSv2 eq. 23)", ">= 0")
-    loss_diff: float = fixed(1.0, "weight of the diffusion loss (Sym-Servo eq. 4)", ">= 0")
-    loss_seg: float = fixed(1.5, "weight of the segmentation loss", ">= 0")
-    loss_match: float = fixed(1.0, "weight of the matching cross-entropy", ">= 0")
-    diffusion_draws: int = fixed(4, "noise draws per sample", "> 0")
-    dagger_start: float = fixed(0.5, "fraction of the phase after which DAgger episodes are collected", "0..1")
-    dagger_share: float = fixed(0.5, "share of DAgger rows in a batch once there are any", "0..1")
-    max_label_norm: float = fixed(1.6, "rows whose expert twist is larger are not learned from", "> 0")
-    shrink_share: float = fixed(0.5, "share of uniform pairs that are pulled towards the goal", "0..1")
-    shrink_max: float = fixed(3.5, "they keep exp(-U(0, this)) of the pose difference", ">= 0")
-    updates_per_round: int = fixed(16, "gradient steps per round; the next round is collected meanwhile", "> 0")
-    scenes_per_round: int = fixed(64, "uniform pair blocks per round", "> 0")
-    views_per_scene: int = fixed(4, "pairs per block", "> 0")
-    dagger_envs: int = fixed(16, "DAgger environments per round", ">= 0")
-    dagger_steps: int = fixed(16, "steps of a DAgger episode", "> 0")
-
-
-@dataclasses.dataclass
-class PPOConfig:
-    """Stages 2 and 3b: PPO on stored features."""
-
-    envs: int = fixed(100, "episodes per round", "> 0")
-    steps: int = fixed(40, "steps per episode; each round starts new ones, so that no state outlives it", "> 0")
-    gamma: float = fixed(0.93, "discount", "0..1")
-    lam: float = fixed(0.95, "GAE lambda", "0..1")
-    clip: float = fixed(0.2, "clip range of the probability ratio", "> 0")
-    epochs: int = fixed(8, "passes over a round's data", "> 0")
-    minibatch: int = fixed(500, "rows per gradient step", "> 0")
-    lr: float = fixed(1e-3, "Adam learning rate", "> 0")
-    grad_clip: float = fixed(1.0, "global gradient norm limit", "> 0")
-    value_weight: float = fixed(0.5, "weight of the value loss", ">= 0")
-    value_clip: float = fixed(10.0, "largest squared value error that counts", "> 0")
-    entropy_weight: float = fixed(0.0, "weight of the entropy bonus", ">= 0")
-    kl_stop: float = fixed(0.05, "an update ends when the mean KL to the acting policy passes this", "> 0")
-    std: float = fixed(0.1, "state-independent std of actions when the phase starts", "> 0")
-
-
-@dataclasses.dataclass
-class SelfImitationConfig:
-    """Stage 3a: imitate own successful trajectories, standing still once successful (Sym-Servo eq. 11-12)."""
-
-    episodes: int = fixed(512, "deterministic episodes to collect", "> 0")
-    steps: int = fixed(60, "steps per episode", "> 0")
-    success_iou: float = fixed(0.92, "IoU that makes a trajectory successful", "0..1")
-    epochs: int = fixed(6, "passes over the successful trajectories", "> 0")
-    minibatch: int = fixed(500, "rows per gradient step", "> 0")
-    lr: float = fixed(3e-4, "Adam learning rate", "> 0")
-    loss_dir: float = fixed(1.5, "weight of the direction loss", ">= 0")
-    min_norm: float = fixed(0.005, "norm that a zero target is clamped to in the log-norm loss", "> 0")
-    min_dir_norm: float = fixed(0.003, "direction is not learned where the target's norm is smaller", "> 0")
-    grad_clip: float = fixed(1.0, "global gradient norm limit", "> 0")
 
 
 @dataclasses.dataclass
@@ -206,6 +138,7 @@ class RunConfig:
     scenes: SceneConfig = fixed(SceneConfig, "what scenes are drawn from")
     env: EnvConfig = fixed(EnvConfig, "the servo environment")
     evaluation: EvaluationConfig = fixed(EvaluationConfig, "the held-out suite")
+    learner: LearnerConfig = fixed(LearnerConfig, "the central learner")
     fleet: FleetConfig = fixed(FleetConfig, "the collectors")
     replay: ReplayConfig = fixed(ReplayConfig, "the replay store")
     checkpoint: CheckpointConfig = fixed(CheckpointConfig, "the checkpoints")
@@ -245,6 +178,8 @@ def check(config: RunConfig) -> None:
         if phase.kind == "imitation" and phase.imitation.batch_size % rows:
             where = f"phases.{name}.imitation.batch_size"
             raise ConfigError(bad_value(where, phase.imitation.batch_size, f"a multiple of rows_per_episode = {rows}"))
+    if config.learner.num_learners == 1:
+        raise ConfigError(bad_value("learner.num_learners", 1, "0 (in the driver), or 2 and more"))
     if len(set(config.schedule)) != len(config.schedule):
         raise ConfigError(bad_value("schedule", config.schedule, "each phase once"))
     if config.env.image_size != 8 * config.network.match_grid:
