@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.classical import make_policy
+from actors.closed_loop import ClosedLoopPolicy
 from actors.env import EpisodeStart, ServoEnv, Sight
-from actors.learned_policy import LearnedPolicy
 from actors.scenes.suite import held_out_suite
 from actors.tasks import Task
 from actors.workshop import Track, Workshop, act, append, episodes, flags
@@ -31,7 +31,11 @@ def collect_evaluation(shop: Workshop, task: Task) -> Iterator[Episode]:
     """Deterministic episodes on the held-out suite, by any policy."""
     settings = shop.config.evaluation
     starts = held_out_suite(shop.config).starts[task.first_env : task.last_env]
-    policy: Policy = shop.policy if task.policy == "learned" else make_policy(task.policy)
+    policy: Policy
+    if task.policy == "learned":
+        policy = ClosedLoopPolicy(shop.policy, settings, seed=settings.seed, first_env=task.first_env)
+    else:
+        policy = make_policy(task.policy)
     env, _, track, goal = _run(shop, task, starts, RewardConfig(), settings.steps, policy)
     keep = ("world_T_cam", "action", "twist_applied", "action_valid", "terminated", "truncated", "iou")
     yield from episodes(shop, task, env, starts, {k: track[k] for k in keep}, goal)
@@ -42,7 +46,7 @@ def _run(
 ) -> tuple[ServoEnv, Sequence[EpisodeStart], Track, Sight]:
     """Act for a fixed horizon; the final row holds the last observation, and for learned policies its z and value."""
     env = shop.env(task.num_envs, reward)
-    learned = isinstance(policy, LearnedPolicy)
+    learned = task.policy == "learned"
     goal = env.reset(starts)
     ids = np.arange(task.num_envs, dtype=np.int64)
     policy.reset(ids, env.goal())

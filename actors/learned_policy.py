@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from common.config import NetworkConfig
+from common.errors import ConfigError, bad_value
 from common.networks.backbone import ImageFeatures
-from common.networks.servo_net import ServoNet
+from common.networks.servo_net import Encoding, ServoNet
 from common.networks.weights import encoder_sha256, set_weights
 from common.protocols import F32, I64, Goal, Observation, PolicyOutput
 
@@ -52,10 +53,19 @@ class LearnedPolicy:
         Returns:
             Twists, and as aux what RL stores: z, action_dist_inputs (mean, log-std), logp, value.
         """
+        return self.output(self.encode(env_ids, observation), noise)
+
+    @torch.inference_mode()
+    def encode(self, env_ids: I64, observation: Observation) -> Encoding:
+        """What the encoder makes of the current images and the goals of the last `reset`."""
         if self._goal is None or not np.array_equal(env_ids, self._env_ids):
             raise ValueError("act: env_ids must be those of the last reset")
-        current = self._net.encode_image(self._tensor(observation.rgb))
-        z = self._net.fuse(current, self._goal).z.float()
+        return self._net.fuse(self._net.encode_image(self._tensor(observation.rgb)), self._goal)
+
+    @torch.inference_mode()
+    def output(self, encoding: Encoding, noise: F32 | None = None) -> PolicyOutput:
+        """What `act` answers, from an encoding; arguments as there."""
+        z = encoding.z.float()
         mean = self._net.twist(z)
         log_std = self._net.log_std.expand_as(mean)
         draw = torch.zeros_like(mean) if noise is None else torch.from_numpy(noise).to(mean)
@@ -70,6 +80,24 @@ class LearnedPolicy:
         twist = action.cpu().numpy()
         stop = np.zeros(len(twist), dtype=bool)
         return PolicyOutput(twist, stop, {name: t.float().cpu().numpy() for name, t in aux.items()})
+
+    @torch.inference_mode()
+    def hypotheses(self, encoding: Encoding, noise: F32, steps: int) -> F32:
+        """Pose hypotheses (N, K, 6) of the diffusion head: ``[t / d*; rotation vector]`` of the goal camera.
+
+        Args:
+            encoding: of N pairs.
+            noise: (N, K, 6) standard normal draws.
+            steps: of DDIM.
+
+        Raises:
+            ConfigError: if the network has no diffusion head.
+        """
+        if self._net.diffusion is None:
+            raise ConfigError(bad_value("network.diffusion", False, "True, where hypotheses are asked for"))
+        z = encoding.z.float()
+        poses: F32 = self._net.diffusion.sample(z, torch.from_numpy(noise).to(z), steps).cpu().numpy()
+        return poses
 
     def _tensor(self, rgb: NDArray[np.uint8]) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(rgb)).to(self._device)

@@ -10,6 +10,7 @@ from typing import Any
 
 from actors.env import EpisodeStart
 from actors.scenes.models import open_stock
+from actors.scenes.rescale import rescale_start
 from actors.scenes.starts import sample_start
 from common.config import RunConfig
 from common.identity import json_sha256
@@ -29,9 +30,14 @@ class Suite:
 
 
 def held_out_suite(config: RunConfig) -> Suite:
-    """The suite of `config.evaluation`: held-out shapes, textures and poses, alternating between the kinds of scene."""
+    """The suite of `config.evaluation`: held-out shapes, textures and poses, alternating between the kinds of scene.
+
+    Other focal lengths and distances (`evaluation.focal_scale`, `evaluation.distance_scale`) are another suite, of the
+    same scenes.
+    """
     evaluation = config.evaluation
-    return _build(json.dumps([evaluation.scenes, evaluation.seed, evaluation.steps]), _Keyed(config))
+    scales = [evaluation.focal_scale, evaluation.distance_scale]
+    return _build(json.dumps([evaluation.scenes, evaluation.seed, evaluation.steps, *scales]), _Keyed(config))
 
 
 class _Keyed:
@@ -51,11 +57,11 @@ class _Keyed:
 
 @functools.lru_cache(maxsize=2)
 def _build(settings: str, keyed: _Keyed) -> Suite:
-    count, seed, steps = json.loads(settings)
+    count, seed, steps, focal_scale, distance_scale = json.loads(settings)
     config = keyed.config
     stock = open_stock(config.scenes, seed, config.scenes.heldout_meshes, "heldout")
     kinds = list(SUITE_MIX)
-    starts = tuple(
+    drawn = (
         sample_start(
             config.scenes,
             config.env,
@@ -70,6 +76,7 @@ def _build(settings: str, keyed: _Keyed) -> Suite:
         )
         for i in range(count)
     )
+    starts = tuple(rescale_start(s, config.env.fov_deg, focal_scale, distance_scale) for s in drawn)
     described = [
         {
             "scene": s.scene.to_json(),
