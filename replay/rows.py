@@ -49,7 +49,7 @@ def gather(
     examples = [tables.segment(number) for number in numbers[firsts].tolist()]
     every: slice[Any, Any, Any] = slice(None)
     stored: dict[tuple[str, int], NDArray[Any]] = {}
-    out = {}
+    out: dict[str, NDArray[Any]] = {}
     for name in fields:
         specs = [segment.spec_of(name) for segment in examples]
         expected = specs[0].fields[name][1]

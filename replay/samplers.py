@@ -78,7 +78,7 @@ class RowSampler(CounterSampler):
         index = [slots.setdefault(key, len(slots)) for key in where[:, _EPISODE].tolist()]
         segment, at = where[:, _SEGMENT], where[:, _START] + np.concatenate(rows)
         out = self.store.read_at(self._step_fields, segment, at)
-        out["episode_index"] = episode_index = np.array(index, np.int64)
+        out["episode_index"] = np.array(index, np.int64)
         if self._fixed_fields:
             distinct = np.array(list(slots), np.int64)
             out |= self.store.read_at(self._fixed_fields, distinct // _MAX_SLOTS, distinct % _MAX_SLOTS)
