@@ -1,0 +1,218 @@
+"""A store in a folder of this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import struct
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+
+from common.errors import StoreError
+from common.fsio import create_only, fsync_all, fsync_path, replace_atomically
+from replay.storage import Listing, Parts, R, Sums, T, inside
+
+GONE = ".gone-"  # prefix of a folder that is being deleted
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalStorage:
+    """The folder `folder`; for each method see `replay.storage.Storage`."""
+
+    folder: Path
+
+    @cached_property
+    def url(self) -> str:
+        """The path as it was given."""
+        return str(self.folder)
+
+    def _at(self, name: str) -> Path:
+        return self.folder / inside(name, self.url)
+
+    def where(self, name: str) -> str:
+        """The path of a name."""
+        return str(self.folder / name)
+
+    def read(self, name: str) -> bytes:
+        """All bytes of a file."""
+        return self._at(name).read_bytes()
+
+    def exists(self, name: str) -> bool:
+        """Whether the path exists."""
+        return self._at(name).exists()
+
+    def listing(self, folder: str) -> Listing:
+        """One reading of the directory."""
+        found = Listing([], [])
+        try:
+            with os.scandir(self._at(folder)) as entries:
+                for entry in entries:
+                    (found.folders if entry.is_dir() else found.files).append(entry.name)
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        return Listing(sorted(found.files), sorted(found.folders))
+
+    def files_after(self, folder: str, name: str) -> list[str]:
+        """Of the same reading."""
+        return [n for n in self.listing(folder).files if n > name]
+
+    def files(self, folder: str) -> dict[str, int]:
+        """Walks the folder; a file that goes meanwhile is left out."""
+        top, out = self._at(folder), {}
+        for path, _, names in os.walk(top):
+            for name in names:
+                file = Path(path, name)
+                try:
+                    out[file.relative_to(top).as_posix()] = file.lstat().st_size
+                except FileNotFoundError:
+                    continue
+        return out
+
+    def last_change(self, name: str) -> float:
+        """By the times of files and folders."""
+        top = self._at(name)
+        times = [top.stat().st_mtime]
+        for folder, folders, files in os.walk(top):
+            times += [os.stat(os.path.join(folder, n)).st_mtime for n in (*folders, *files)]
+        return max(times)
+
+    def make_folder(self, folder: str) -> None:
+        """All but the store's own folder are made where they are missing."""
+        path = self._at(folder)
+        if not folder:
+            path.mkdir(parents=True, exist_ok=True)
+            fsync_path(path.parent)
+            return
+        if not path.is_dir():
+            if "/" in folder:
+                self.make_folder(folder.rsplit("/", 1)[0])
+            path.mkdir(exist_ok=True)
+        fsync_path(path.parent)  # also where another process made it just now
+
+    def check_writable(self) -> None:
+        """Asks the permissions."""
+        if not os.access(self.folder, os.W_OK | os.X_OK):
+            raise StoreError(f"store {self.url} cannot be written: it is read-only for this process")
+
+    def create(self, name: str, data: bytes) -> bool:
+        """By link(2)."""
+        return create_only(self._at(name), data)
+
+    def replace(self, name: str, data: bytes) -> None:
+        """By rename(2)."""
+        replace_atomically(self._at(name), data)
+
+    def delete(self, names: Collection[str]) -> None:
+        """And flush the folders they were in."""
+        paths = [self._at(name) for name in names]
+        for path in paths:
+            path.unlink(missing_ok=True)
+        for folder in {path.parent for path in paths}:
+            if folder.is_dir():
+                fsync_path(folder)
+
+    def delete_folder(self, folder: str) -> None:
+        """What a kill leaves has the prefix `GONE`."""
+        path = self._at(folder)
+        if not path.name.startswith(GONE):
+            path = path.rename(path.with_name(GONE + path.name))
+        shutil.rmtree(path)
+        fsync_path(path.parent)
+
+    def move(self, source: str, target: str) -> None:
+        """By rename(2), flushed."""
+        old, new = self._at(source), self._at(target)
+        new.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(old, new)
+        fsync_path(new.parent)
+        fsync_path(old.parent)
+
+    def new_segment(self, stem: str) -> str:
+        """By mkdir(2)."""
+        attempt = 0
+        while True:
+            suffix = f"-{attempt}" if attempt else ""
+            segment = f"data/{stem}{suffix}.zarr"
+            try:
+                self._at(segment).mkdir()
+                return segment
+            except FileExistsError:
+                attempt += 1  # left by a commit that never ended
+
+    def put_segment(self, segment: str, files: Mapping[str, Callable[[], Parts]], pool: ThreadPoolExecutor) -> Sums:
+        """Every file is flushed as soon as it is written: the disk is then busy while others are still made."""
+        path = self._at(segment)
+        folders = sorted({name.rsplit("/", 1)[0] for name in files if "/" in name})
+        try:
+            for folder in folders:
+                (path / folder).mkdir()
+            written = {name: pool.submit(_write_file, path / name, parts) for name, parts in files.items()}
+            wait(written.values())  # all of them, so that none writes into what is removed
+            sums = {name: done.result() for name, done in written.items()}
+            fsync_all([*(path / folder for folder in folders), path], pool)
+            fsync_path(path.parent)
+        except OSError:
+            # Nothing can refer to it yet; on a full disk the space matters.
+            shutil.rmtree(path, ignore_errors=True)
+            raise
+        return sums
+
+    def refilled(self, segment: str, since: float) -> bool:
+        """A writer that slept for long may take a name again whose folder was deleted."""
+        return self.last_change(segment) > since
+
+    def map_segment(self, segment: str, sums: Callable[[], Sums], *, anew: bool = False) -> Path:
+        """The segment's own folder."""
+        if anew:
+            raise StoreError(f"segment {self.where(segment)} is damaged, and there is no other copy of it")
+        return self._at(segment)
+
+    @contextmanager
+    def as_folder(self, segment: str) -> Iterator[Path]:
+        """The segment's own folder."""
+        yield self._at(segment)
+
+    def free_bytes(self) -> int:
+        """What the file system leaves to this process."""
+        disk = os.statvfs(self.folder)
+        return disk.f_bavail * disk.f_frsize
+
+    def each(self, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
+        """One after the other: small files come from the page cache."""
+        return [work(item) for item in items]
+
+
+def pieces(parts: Parts) -> Iterator[tuple[memoryview, int]]:
+    """The bytes of a file's parts one after the other, each with the crc32c of all bytes up to its end."""
+    crc = 0
+    for part in parts:
+        if isinstance(part, bytes):
+            data: Any = part or struct.pack("<I", crc)
+        else:
+            data = part.reshape(-1).view(np.uint8)
+            data.flags.writeable = False  # google_crc32c takes only read-only buffers; this is a view of our own
+        crc = google_crc32c.extend(crc, data)
+        yield memoryview(data), crc
+
+
+def _write_file(path: Path, parts: Callable[[], Parts]) -> dict[str, int]:
+    size, crc = 0, 0
+    with open(path, "xb", buffering=0) as f:
+        for data, so_far in pieces(parts()):
+            size, crc = size + len(data), so_far
+            _write_all(f, data)
+        os.fsync(f.fileno())
+    return {"bytes": size, "crc32c": crc}
+
+
+def _write_all(f: Any, data: memoryview) -> None:
+    while len(data):  # one write call moves 2 GiB at most, and may move less
+        data = data[f.write(data) :]
