@@ -17,30 +17,13 @@ from common.learning_config import LearnerConfig as LearnerConfig
 from common.learning_config import PPOConfig as PPOConfig
 from common.learning_config import RewardConfig as RewardConfig
 from common.learning_config import SelfImitationConfig as SelfImitationConfig
+from common.network_config import NetworkConfig as NetworkConfig
+from common.network_config import check_network, image_side, token_stride
 from common.replay_config import ReplayConfig as ReplayConfig
 from common.replay_config import check_replay
 from common.scene_config import SceneConfig as SceneConfig
 from common.scene_config import check_scenes
 from common.settings import fixed, free
-
-
-@dataclasses.dataclass
-class NetworkConfig:
-    """The quick-start network: small convolutional encoder, probabilistic matching, geometry block, two heads."""
-
-    backbone: str = fixed("conv_small", "image backbone", "conv_small")
-    widths: list[int] = fixed([24, 40, 56], "channels of the three strided convolutions")
-    match_dim: int = fixed(48, "channels of the projected features that are matched", "> 0")
-    match_grid: int = fixed(8, "side of the token grid; images are 8 times as large", "> 0")
-    anchors: int = fixed(9, "displacement anchors per axis (K of CNSv2 eq. 16)", "> 0")
-    feature_dim: int = fixed(256, "size of z, the feature that enters the terminal MLP", "> 0")
-    geometry_block: bool = fixed(True, "add the least-squares flow model and mask moments to the feature")
-    policy_hidden: list[int] = fixed([256, 256], "hidden layers of the terminal MLP")
-    value_hidden: list[int] = fixed([256, 256], "hidden layers of the value network")
-    diffusion: bool = fixed(True, "train the diffusion head beside the regression head")
-    diffusion_hidden: int = fixed(256, "width of the noise predictor", "> 0")
-    diffusion_levels: int = fixed(50, "noise levels of the DDIM schedule", "> 1")
-    initial_log_std: float = fixed(-2.302585, "log of the state-independent action std when RL starts")
 
 
 @dataclasses.dataclass
@@ -182,8 +165,9 @@ def check(config: RunConfig) -> None:
         raise ConfigError(bad_value("learner.num_learners", 1, "0 (in the driver), or 2 and more"))
     if len(set(config.schedule)) != len(config.schedule):
         raise ConfigError(bad_value("schedule", config.schedule, "each phase once"))
-    if config.env.image_size != 8 * config.network.match_grid:
-        allowed = f"8 x network.match_grid = {8 * config.network.match_grid}"
+    check_network(config.network)
+    if config.env.image_size != image_side(config.network):
+        allowed = f"{token_stride(config.network)} x network.match_grid = {image_side(config.network)}"
         raise ConfigError(bad_value("env.image_size", config.env.image_size, allowed))
     _check_control(config)
     check_scenes(config.scenes)

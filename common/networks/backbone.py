@@ -18,9 +18,10 @@ class ImageFeatures:
     """What is computed of one image alone; those of a goal can be kept for a whole episode.
 
     Attributes:
-        tokens: f32 (N, C, G, G) feature map.
-        descriptors: f32 (N, T, D) unit vectors that are matched.
-        seg_logits: f32 (N, G, G) logits of the target's share of each token.
+        tokens: f32 (N, C, G_y, G_x) feature map that is fused beside the matches.
+        descriptors: f32 (N, T, D) what is matched: unit vectors of conv_small, the coarse tokens that the matching
+            transformer starts from of every other backbone.
+        seg_logits: f32 (N, G_y, G_x) logits of the target's share of each token.
     """
 
     tokens: Tensor
@@ -69,7 +70,11 @@ class ConvBackbone(nn.Module):
         return ImageFeatures(x, descriptors, self.segment(x).squeeze(1))
 
 
-def pool_to_grid(mask: Tensor, grid: int) -> Tensor:
-    """Share of each token that a mask covers: bool (N, H, W) -> f32 (N, G, G); H and W are multiples of G."""
+def pool_to_grid(mask: Tensor, height: int, width: int | None = None) -> Tensor:
+    """Share of each token that a mask covers: bool (N, H, W) -> f32 (N, height, width), square where no width is given.
+
+    H and W are multiples of the grid's sides.
+    """
+    width = width or height
     n, h, w = mask.shape
-    return mask.view(n, grid, h // grid, grid, w // grid).to(torch.float32).mean(dim=(2, 4))
+    return mask.view(n, height, h // height, width, w // width).to(torch.float32).mean(dim=(2, 4))

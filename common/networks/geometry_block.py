@@ -96,7 +96,9 @@ class GeometryBlock(nn.Module):
         self.register_buffer("basis", quadratic_basis(xy), persistent=False)
         self.mlp = nn.Sequential(nn.Linear(NUM_FEATURES, width), nn.SiLU(), nn.Linear(width, out))
 
-    def features(self, displacement: Tensor, confidence: Tensor, mask: Tensor, goal_mask: Tensor) -> Tensor:
+    def features(
+        self, displacement: Tensor, confidence: Tensor, mask: Tensor, goal_mask: Tensor, xy: Tensor | None = None
+    ) -> Tensor:
         """The numbers (N, 40): flow of all tokens and of the object (12 + 12), fit residuals (2), mean confidences
         (2), current mask moments (6), their differences to the goal's (6; of the area, the difference of logarithms).
 
@@ -105,13 +107,16 @@ class GeometryBlock(nn.Module):
             confidence: (N, T).
             mask: (N, T) soft mask of the target in the current image.
             goal_mask: (N, T) in the goal image.
+            xy: (T, 2) token coordinates, where the grid is not the one the block was built for.
         """
+        basis = self.basis if xy is None else quadratic_basis(xy)
+        xy = self.xy if xy is None else xy
         on_object = confidence * mask
         n = mask.shape[0]  # not len(): a traced program would take it for a constant
         # Both fits in one solve: a batch of 2 N small systems costs hardly more than N.
         both = torch.cat([confidence, on_object])
-        flow, residual = fit_flow(self.basis, torch.cat([displacement, displacement]), both)
-        current, goal = mask_moments(mask, self.xy), mask_moments(goal_mask, self.xy)
+        flow, residual = fit_flow(basis, torch.cat([displacement, displacement]), both)
+        current, goal = mask_moments(mask, xy), mask_moments(goal_mask, xy)
         log_area = ((current[:, :1] + 1e-3) / (goal[:, :1] + 1e-3)).log()
         object_confidence = on_object.sum(1) / mask.sum(1).clamp_min(1e-4)
         parts = [
@@ -124,6 +129,8 @@ class GeometryBlock(nn.Module):
         ]
         return torch.cat(parts, dim=1)
 
-    def forward(self, displacement: Tensor, confidence: Tensor, mask: Tensor, goal_mask: Tensor) -> Tensor:
+    def forward(
+        self, displacement: Tensor, confidence: Tensor, mask: Tensor, goal_mask: Tensor, xy: Tensor | None = None
+    ) -> Tensor:
         """Addend (N, out) to the fused feature; arguments as in `features`."""
-        return self.mlp(self.features(displacement, confidence, mask, goal_mask))
+        return self.mlp(self.features(displacement, confidence, mask, goal_mask, xy))

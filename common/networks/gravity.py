@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from common.networks.encoding import Encoding
 from common.networks.geometry_block import token_coordinates
 from common.networks.matching import dual_softmax
-from common.networks.servo_net import Encoding
 
 
 class GravityCentres(NamedTuple):

@@ -61,8 +61,8 @@ def regression_loss(
 
 
 def segmentation_loss(logits: Tensor, mask: Tensor) -> Tensor:
-    """Binary cross-entropy of token logits (N, G, G) against the share of each token under bool masks (N, H, W)."""
-    return functional.binary_cross_entropy_with_logits(logits, pool_to_grid(mask, logits.shape[-1]))
+    """Binary cross-entropy of token logits (N, G_y, G_x) against the share of each token under bool masks (N, H, W)."""
+    return functional.binary_cross_entropy_with_logits(logits, pool_to_grid(mask, *logits.shape[-2:]))
 
 
 def matching_loss(logits: Tensor, match: Tensor) -> Tensor:
@@ -70,14 +70,21 @@ def matching_loss(logits: Tensor, match: Tensor) -> Tensor:
 
     Args:
         logits: (N, T, T), [current token, goal token].
-        match: (N, G, G, 2) goal image coordinates (x, y) in units of its sides, NaN where there is none.
+        match: (N, G_y, G_x, 2) goal image coordinates (x, y) in units of its sides, NaN where there is none.
     """
     n, tokens, _ = logits.shape
-    grid = match.shape[1]
+    height, width = match.shape[1:3]
     xy = match.reshape(n, tokens, 2).float()
     seen = ~torch.isnan(xy).any(dim=2)
-    centre = (torch.nan_to_num(xy) * grid - 0.5).clamp(0.0, grid - 1.0)
-    index = torch.arange(grid, dtype=torch.float32, device=logits.device)
-    hat = (1.0 - (centre[..., None] - index).abs()).clamp_min(0.0)
-    soft = (hat[:, :, 1, :, None] * hat[:, :, 0, None, :]).flatten(2)
+    xy = torch.nan_to_num(xy)
+    along_x = _hat(xy[:, :, 0], width)
+    along_y = _hat(xy[:, :, 1], height)
+    soft = (along_y[:, :, :, None] * along_x[:, :, None, :]).flatten(2)
     return masked_mean(-(soft * logits.log_softmax(dim=2)).sum(dim=2), seen)
+
+
+def _hat(at: Tensor, tokens: int) -> Tensor:
+    # (N, T, tokens): linear weights of the tokens along a side around positions in units of it.
+    centre = (at * tokens - 0.5).clamp(0.0, tokens - 1.0)
+    index = torch.arange(tokens, dtype=torch.float32, device=at.device)
+    return (1.0 - (centre[..., None] - index).abs()).clamp_min(0.0)

@@ -6,21 +6,19 @@ terminal MLP), `log_std`, `value.`.
 
 from __future__ import annotations
 
-import dataclasses
-
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from common.config import NetworkConfig
-from common.networks.backbone import ConvBackbone, ImageFeatures
-from common.networks.geometry_block import GeometryBlock, expected_displacement, token_coordinates
+from common.network_config import image_side, token_stride
+from common.networks.backbone import ImageFeatures
+from common.networks.conv_encoder import ConvEncoder
+from common.networks.encoding import Encoding
 from common.networks.heads import PoseDiffusion, TwistHead, TwistPrediction, ValueHead
-from common.networks.matching import Matching, dual_softmax
+from common.networks.matching_encoder import MatchingEncoder
 from common.networks.weights import Weights, encoder_sha256, get_weights, set_weights
 
 __all__ = [
-    "Encoder",
     "Encoding",
     "ImageFeatures",
     "ServoNet",
@@ -33,73 +31,9 @@ __all__ = [
 ]
 
 
-@dataclasses.dataclass
-class Encoding:
-    """What the encoder makes of current and goal images; N pairs, T = G * G tokens.
-
-    Attributes:
-        z: f32 (N, feature_dim), the feature that enters the terminal MLP.
-        match_logits: f32 (N, T, T), [current token, goal token].
-        seg_logits: f32 (N, G, G) of the current image.
-        goal_seg_logits: f32 (N, G, G) of the goal image.
-        displacement: f32 (N, T, 2) expected displacement of each token, (x, y), the image being 2 x 2.
-        confidence: f32 (N, T) how mutual the match is, 0 .. 1.
-    """
-
-    z: Tensor
-    match_logits: Tensor
-    seg_logits: Tensor
-    goal_seg_logits: Tensor
-    displacement: Tensor
-    confidence: Tensor
-
-
-class Encoder(nn.Module):
-    """Backbone, matching, fusion and geometry block."""
-
-    def __init__(self, cfg: NetworkConfig):
-        super().__init__()
-        grid, channels = cfg.match_grid, cfg.widths[-1]
-        self.backbone = ConvBackbone(cfg.widths, cfg.match_dim)
-        self.matching = Matching(grid, cfg.anchors)
-        self.xy: Tensor
-        self.register_buffer("xy", token_coordinates(grid), persistent=False)
-        # P, both feature maps, both soft masks, token coordinates, displacement and confidence.
-        inputs = cfg.anchors**2 + 2 * channels + 2 + 2 + 3
-        self.mix = nn.Conv2d(inputs, 96, 1)
-        self.mix_norm = nn.GroupNorm(4, 96)
-        self.reduce = nn.Conv2d(96, 128, 3, stride=2, padding=1)
-        self.reduce_norm = nn.GroupNorm(4, 128)
-        self.squeeze = nn.Conv2d(128, 32, 1)
-        self.flat = nn.Linear(32 * ((grid + 1) // 2) ** 2, cfg.feature_dim)
-        self.geometry = GeometryBlock(grid, 128, cfg.feature_dim) if cfg.geometry_block else None
-        self.out_norm = nn.LayerNorm(cfg.feature_dim)
-
-    def fuse(self, current: ImageFeatures, goal: ImageFeatures) -> Encoding:
-        """Encode N pairs of image features."""
-        n, _, grid, _ = current.tokens.shape
-        logits = self.matching.logits(current.descriptors, goal.descriptors)
-        scores, mutual = dual_softmax(logits)
-        displacement, confidence = expected_displacement(mutual, self.xy)
-        mask, goal_mask = current.seg_logits.sigmoid(), goal.seg_logits.sigmoid()
-        maps = [
-            # Eq. 16 averages over a cell of anchors; multiplied by its area, a certain match has an entry near one.
-            self.matching.probabilistic(scores) * (2.0 * grid / self.matching.anchors) ** 2,
-            current.tokens,
-            goal.tokens,
-            mask[:, None],
-            goal_mask[:, None],
-            self.xy.T.reshape(1, 2, grid, grid).expand(n, -1, -1, -1),
-            displacement.transpose(1, 2).reshape(n, 2, grid, grid),
-            confidence.view(n, 1, grid, grid),
-        ]
-        x = functional.relu(self.mix_norm(self.mix(torch.cat(maps, dim=1))))
-        x = functional.relu(self.reduce_norm(self.reduce(x)))
-        feature = self.flat(functional.relu(self.squeeze(x)).flatten(1))
-        if self.geometry is not None:
-            feature = feature + self.geometry(displacement, confidence, mask.flatten(1), goal_mask.flatten(1))
-        z = self.out_norm(feature)
-        return Encoding(z, logits, current.seg_logits, goal.seg_logits, displacement, confidence)
+def make_encoder(cfg: NetworkConfig) -> ConvEncoder | MatchingEncoder:
+    """The encoder of a backbone: the quick start's convolutional one, or the papers' for every transformer."""
+    return ConvEncoder(cfg) if cfg.backbone == "conv_small" else MatchingEncoder(cfg)
 
 
 class ServoNet(nn.Module):
@@ -108,7 +42,7 @@ class ServoNet(nn.Module):
     def __init__(self, cfg: NetworkConfig):
         super().__init__()
         self.cfg = cfg
-        self.encoder = Encoder(cfg)
+        self.encoder = make_encoder(cfg)
         self.policy = TwistHead(cfg.feature_dim, cfg.policy_hidden)
         self.diffusion: PoseDiffusion | None = None
         if cfg.diffusion:
@@ -118,10 +52,23 @@ class ServoNet(nn.Module):
         self.value = ValueHead(cfg.feature_dim, cfg.value_hidden)
 
     def encode_image(self, rgb: Tensor) -> ImageFeatures:
-        """Features of u8 images (N, H, W, 3), H = W = 8 * match_grid. Goals can be encoded once and gathered."""
-        side = 8 * self.cfg.match_grid
-        if rgb.dtype != torch.uint8 or rgb.shape[1:] != (side, side, 3):
-            raise ValueError(f"image = {rgb.dtype} {tuple(rgb.shape)}: allowed is uint8 (N, {side}, {side}, 3)")
+        """Features of u8 images (N, H, W, 3). Goals can be encoded once and gathered.
+
+        conv_small takes the square images it was built for; every other backbone takes any size whose sides are
+        multiples of its patch.
+
+        Raises:
+            ValueError: if the images are of another type or size.
+        """
+        stride, side = token_stride(self.cfg), image_side(self.cfg)
+        any_size = self.cfg.backbone != "conv_small"
+        fits = rgb.shape[1:] == (side, side, 3)
+        if any_size and rgb.ndim == 4:
+            height, width, channels = rgb.shape[1:]
+            fits = channels == 3 and min(height, width) >= stride and height % stride == 0 and width % stride == 0
+        if rgb.dtype != torch.uint8 or not fits:
+            sides = f"sides multiples of {stride}" if any_size else f"H = W = {side}"
+            raise ValueError(f"image = {rgb.dtype} {tuple(rgb.shape)}: allowed is uint8 (N, H, W, 3), {sides}")
         return self.encoder.backbone(rgb)
 
     def fuse(self, current: ImageFeatures, goal: ImageFeatures) -> Encoding:
@@ -153,6 +100,21 @@ class ServoNet(nn.Module):
         if self.diffusion is None:
             raise ValueError("network.diffusion = False: allowed is True where a diffusion loss is asked for")
         return self.diffusion.errors(z, x0, level, noise).mean()
+
+    def pose_hypotheses(self, z: Tensor, noise: Tensor, steps: int = 10) -> Tensor:
+        """K relative poses (N, K, 6) = [t / d*; rotation vector] per feature, drawn by DDIM (Sym-Servo eq. 2-3).
+
+        Args:
+            z: (N, feature_dim).
+            noise: (N, K, 6) standard normal; the poses are a deterministic function of it.
+            steps: noise levels visited.
+
+        Raises:
+            ValueError: if the network was built without a diffusion head, or `steps` is not within 1 .. levels.
+        """
+        if self.diffusion is None:
+            raise ValueError("network.diffusion = False: allowed is True where pose hypotheses are asked for")
+        return self.diffusion.sample(z, noise, steps)
 
     def forward(self, rgb: Tensor, goal_rgb: Tensor) -> Encoding:
         """Encode N pairs of u8 images (N, H, W, 3)."""

@@ -8,26 +8,33 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from common.errors import CheckpointError
 from common.identity import weights_sha256
+from common.networks.frozen import DIGEST, frozen_prefixes
 
 Weights = dict[str, NDArray[Any]]
 
 
 def get_weights(net: nn.Module) -> Weights:
-    """Copies of all parameters and persistent buffers by name."""
-    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in net.state_dict().items()}
+    """Copies of all parameters and persistent buffers by name; of a frozen backbone, its content hash alone."""
+    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in _own_state(net).items()}
+
+
+def _own_state(net: nn.Module) -> dict[str, Tensor]:
+    frozen = frozen_prefixes(net)
+    return {name: tensor for name, tensor in net.state_dict().items() if not name.startswith(frozen)}
 
 
 def set_weights(net: nn.Module, weights: Mapping[str, NDArray[Any]]) -> None:
     """Load named arrays in place.
 
     Raises:
-        CheckpointError: naming what is missing, unknown or of another shape or dtype; then nothing was loaded.
+        CheckpointError: naming what is missing, unknown or of another shape or dtype, or that the weights go with
+            another frozen backbone; then nothing was loaded.
     """
-    state = net.state_dict()
+    state = _own_state(net)
     if set(state) != set(weights):
         missing, unknown = sorted(set(state) - set(weights)), sorted(set(weights) - set(state))
         raise CheckpointError(f"network weights do not fit: missing {missing[:3]}, unknown {unknown[:3]}")
@@ -37,6 +44,12 @@ def set_weights(net: nn.Module, weights: Mapping[str, NDArray[Any]]) -> None:
             raise CheckpointError(
                 f"network weights {name} = {have.dtype} {tuple(have.shape)}: "
                 f"allowed is {tensor.dtype} {tuple(tensor.shape)}"
+            )
+        if name.endswith(DIGEST) and not torch.equal(have, tensor.cpu()):
+            seen, allowed = bytes(have.tolist()).hex()[:12], bytes(tensor.tolist()).hex()[:12]
+            raise CheckpointError(
+                f"network weights {name} = {seen}: allowed is {allowed}, the frozen backbone that this network was "
+                f"built with (network.pretrained)"
             )
     with torch.no_grad():
         for name, tensor in state.items():

@@ -49,7 +49,9 @@ def once(name):
 
 # Settings that `check` also compares with each other.
 LINKED = {
+    "network.backbone",
     "network.match_grid",
+    "network.transformer_width",
     "env.image_size",
     "scenes.min_distance",
     "scenes.max_distance",
