@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from actors.tasks import Task, TaskResult
 from actors.workshop import Workshop
 from common.config import RunConfig
 from common.identity import PolicyVersion, weights_sha256
-from replay.store import open_store
+from replay.location import EpisodeWriter
 
 
 class Collector:
@@ -27,13 +27,20 @@ class Collector:
     their own process.
     """
 
-    def __init__(self, config: RunConfig, run_id: str, store_path: str, name: str, hashes: dict[str, str]) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        run_id: str,
+        open_writer: Callable[[str], EpisodeWriter],
+        name: str,
+        hashes: dict[str, str],
+    ) -> None:
         """Build renderer, policy and writer.
 
         Args:
             config: of the run.
             run_id: first part of episode ids.
-            store_path: local replay store to commit to.
+            open_writer: writer id -> what commits episodes, made in this process.
             name: unique name of this process among those that ever wrote to the store.
             hashes: provenance of every episode: renderer, assets_sha256, code_sha256, config_sha256.
         """
@@ -42,9 +49,7 @@ class Collector:
 
         torch.set_num_threads(1)
         self._name = name
-        self._store = open_store(store_path, mode="a")
-        replay = config.replay
-        self._writer = self._store.writer(name, max_episodes=replay.segment_episodes, max_bytes=replay.segment_bytes)
+        self._writer = open_writer(name)
         self._sha = ""
         policy = LearnedPolicy(config.network)
         renderer = WarpRenderer(max_envs=_max_envs(config))
@@ -71,7 +76,7 @@ class Collector:
         """
         began = time.perf_counter()
         shop = self._shop
-        frames, seconds = shop.frames, dict(shop.seconds)
+        frames, seconds, waits = shop.frames, dict(shop.seconds), self._writer.waits()
         if task.policy == "learned":
             self._act_with(task.version, weights)
         rows, ids, storing = 0, [], 0.0
@@ -86,6 +91,7 @@ class Collector:
         storing += time.perf_counter() - write
         spent = {k: shop.seconds[k] - seconds[k] for k in seconds}
         spent |= {"store": storing, "total": time.perf_counter() - began}
+        spent |= {f"store_{k}": v - waits[k] for k, v in self._writer.waits().items()}
         return TaskResult(tuple(ids), shop.frames - frames, rows, spent, self._name, _rss_bytes())
 
     def _act_with(self, version: PolicyVersion | None, weights: Mapping[str, NDArray[Any]] | None) -> None:

@@ -54,7 +54,8 @@ class TaskResult:
         episode_ids: ids of the committed episodes.
         frames: rendered frames, of any size.
         rows: rows committed.
-        seconds: seconds spent per activity ("render", "policy", "store", "total").
+        seconds: seconds spent per activity ("render", "policy", "store", "total"); of those of "store", waits by cause:
+            "store_disk" because the disk fills, "store_writer" for the writer of another node.
         collector: who did it.
         rss_bytes: resident memory of the collector afterwards.
     """

@@ -3,13 +3,16 @@
 driver (this process): learner, samplers, checkpoints, MLflow
   |  tasks + weights (Ray)                 ^ acks
   v                                        |
-collectors (Ray actors): renderer, policy, servo environments --episodes--> replay store (zarr, on this node)
+collectors (Ray actors): renderer, policy, servo environments --episodes--> replay store (zarr; on this node's disk or
+  |                                                                         ^ in an object store)
+  +-- those of other nodes --episodes--> writer actor on the store's node --+
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import os
 import signal
@@ -20,11 +23,14 @@ from typing import Any
 from actors.scenes.models import open_imports
 from actors.scenes.suite import Suite, held_out_suite
 from cluster.fleet import Fleet
+from cluster.replay_writer import open_writer, start_replay_writer, store_location
 from cluster.run_directory import MetricsLog, RunDirectory
 from common.config import RunConfig, flatten
+from common.errors import ConfigError, bad_value
 from common.identity import json_sha256
 from learner.checkpoint import Checkpoints
 from learner.tracking import Tracker
+from replay.location import StoreLocation, locate
 from replay.store import Store, open_store
 
 
@@ -66,20 +72,26 @@ def build_program(config: RunConfig, directory: RunDirectory) -> Iterator[Progra
     """
     import ray
 
-    store_path = directory.path.resolve() / "store"
-    store = open_store(str(store_path), mode="a", create=True)
+    store = open_run_store(config, directory)
     metrics = MetricsLog(directory.path / "metrics.jsonl")
     started_here = not ray.is_initialized()
     if started_here:
         start_ray(config)
     fleet: Fleet | None = None
+    writer: Any = None
     try:
-        fleet = Fleet(lambda index: make_collector(config, directory, str(store_path), index), config.fleet)
+        location = store_location(store_url(config, directory))
+        # A cluster may get more nodes later; a Ray of our own has just this one.
+        if location.node and (config.ray_address or len(ray.nodes()) > 1):
+            writer = start_replay_writer(location, f"w-a{directory.attempt:04d}", config.replay)
+        fleet = Fleet(lambda index: make_collector(config, directory, location, writer, index), config.fleet)
         checkpoints = Checkpoints(directory.path / "checkpoints", config.checkpoint.keep)
         yield Program(config, directory, store, fleet, held_out_suite(config), checkpoints, metrics)
     finally:
         if fleet is not None:
             fleet.stop()
+        if writer is not None:
+            ray.kill(writer, no_restart=True)
         metrics.close()
         store.close()
         if started_here:
@@ -109,7 +121,26 @@ def stop_on_sigterm() -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-def make_collector(config: RunConfig, directory: RunDirectory, store_path: str, index: int) -> Any:
+def store_url(config: RunConfig, directory: RunDirectory) -> str:
+    """Where the run's store is: absolute path, or URL of an object store."""
+    return locate(config.replay.url or str(directory.path / "store"), "", "").url
+
+
+def open_run_store(config: RunConfig, directory: RunDirectory) -> Store:
+    """The store of a run, made if there is none.
+
+    Raises:
+        ConfigError: if a new run is given a store that others wrote to: their episodes would be drawn as its own.
+        StoreError: if it cannot be opened or written.
+    """
+    store = open_store(store_url(config, directory), mode="a", create=True, ram_bytes=config.replay.ram_bytes)
+    if directory.is_new and store.refresh():
+        store.close()
+        raise ConfigError(bad_value("replay.url", config.replay.url, "a store without episodes where a run starts"))
+    return store
+
+
+def make_collector(config: RunConfig, directory: RunDirectory, location: StoreLocation, writer: Any, index: int) -> Any:
     """One collector actor; Ray starts it again, with the same arguments, when its process dies."""
     import ray
 
@@ -118,7 +149,8 @@ def make_collector(config: RunConfig, directory: RunDirectory, store_path: str, 
     actor = ray.remote(num_cpus=config.fleet.cpus_per_collector, max_restarts=-1, max_concurrency=1)(Collector)
     # The attempt keeps this process apart from one of a killed driver that may still be writing.
     name = f"c{index:03d}-a{directory.attempt:04d}"
-    return actor.remote(config, directory.run_id, store_path, name, provenance(config, directory))
+    opener = functools.partial(open_writer, location, writer, config.replay)
+    return actor.remote(config, directory.run_id, opener, name, provenance(config, directory))
 
 
 def provenance(config: RunConfig, directory: RunDirectory) -> dict[str, str]:

@@ -11,6 +11,7 @@ from actors.scenes.suite import held_out_suite
 from cluster.config_loading import load_config
 from cluster.fleet import Totals
 from cluster.program import Program, provenance
+from cluster.replay_writer import disk_limits
 from cluster.run_directory import MetricsLog, RunDirectory
 from common.identity import PolicyVersion, weights_sha256
 from learner.checkpoint import Checkpoints
@@ -89,7 +90,14 @@ def local_program(config, eager=True):
         store = open_store(path, mode="a", create=True)
         metrics = MetricsLog(directory.path / "metrics.jsonl")
         name = f"c000-a{directory.attempt:04d}"
-        collector = Collector(config, directory.run_id, str(path), name, provenance(config, directory))
+        sizes = {"max_episodes": config.replay.segment_episodes, "max_bytes": config.replay.segment_bytes}
+        collector = Collector(
+            config,
+            directory.run_id,
+            lambda name: open_store(path, mode="a").writer(name, **sizes, disk=disk_limits(config.replay)),
+            name,
+            provenance(config, directory),
+        )
         checkpoints = Checkpoints(directory.path / "checkpoints", config.checkpoint.keep)
         fleet = LocalFleet(collector, eager)
         yield Program(config, directory, store, fleet, held_out_suite(config), checkpoints, metrics)
