@@ -278,8 +278,13 @@ def _unnamed(store: Store, folders: Sequence[Path]) -> list[Path]:
 
 
 def last_change(path: Path) -> float:
-    """Unix time [s] of the latest change of a folder or anything below it."""
-    times = [path.stat().st_mtime]
-    for folder, folders, files in os.walk(path):
-        times += [os.stat(os.path.join(folder, name)).st_mtime for name in (*folders, *files)]
+    """Unix time [s] of the latest change of a file, or of a folder or anything below it; now where something vanishes
+    meanwhile.
+    """
+    try:
+        times = [path.lstat().st_mtime]
+        for folder, folders, files in os.walk(path):
+            times += [os.lstat(os.path.join(folder, name)).st_mtime for name in (*folders, *files)]
+    except FileNotFoundError:
+        return time.time()
     return max(times)

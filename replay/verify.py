@@ -71,9 +71,9 @@ def find_faults(path: str | Path, *, lease_s: float = LEASE_S, progress: Progres
     records = list(_read_records(root, numbers, buried, faults))
     total, done = sum(r.nbytes for r in records), 0
     for record in records:
-        faults += [
-            Fault("data", record.segment, text, record.writer, record.seq) for text in check_segment(root, record)
-        ]
+        problems = check_segment(root, record)
+        if problems and not _deleted(root, record.writer, record.seq):
+            faults += [Fault("data", record.segment, text, record.writer, record.seq) for text in problems]
         done += record.nbytes
         if progress is not None:
             progress(done, total)
@@ -107,9 +107,17 @@ def _read_records(
                 try:
                     yield read_record(root, writer, seq)
                 except StoreError as error:
-                    faults.append(Fault("record", str(path.relative_to(root)), str(error), writer, seq))
-            elif (writer, seq) not in buried:
+                    if not _deleted(root, writer, seq):
+                        faults.append(Fault("record", str(path.relative_to(root)), str(error), writer, seq))
+            elif (writer, seq) not in buried and not _deleted(root, writer, seq):
                 faults.append(Fault("gap", str(path.relative_to(root)), "missing, and no tombstone", writer, seq))
+
+
+def _deleted(root: Path, writer: str, seq: int) -> bool:
+    """Whether a record was deleted by now because a tombstone names it: then it is no fault that files are gone."""
+    if record_path(root, writer, seq).exists():
+        return False
+    return (writer, seq) in _read_tombstones(root, [])
 
 
 def check_segment(root: Path, record: Record) -> list[str]:
@@ -180,7 +188,7 @@ def _check_pins(root: Path, buried: dict[tuple[str, int], str], faults: list[Fau
             gone = writer != TOMBSTONES and [
                 s for s in range(count) if (writer, s) not in buried and not record_path(root, writer, s).exists()
             ]
-            if gone:
+            if gone and not all(_deleted(root, writer, s) for s in gone):
                 faults.append(Fault("need", where, f"needs records of {writer} that are gone: {gone[:8]}"))
 
 
@@ -189,15 +197,16 @@ def _left_behind(root: Path, folders: list[Path], named: set[str], before: float
     for path in folders:
         where = str(path.relative_to(root))
         if not path.is_dir():
-            faults.append(Fault("stray", where, "no segment"))
-        elif where not in named and path.exists() and last_change(path) < before:
+            if path.exists():
+                faults.append(Fault("stray", where, "no segment"))
+        elif where not in named and last_change(path) < before and path.exists():
             kind: Kind = "temp" if path.name.startswith(GONE) else "orphan"
             faults.append(Fault(kind, where, "no record names it"))
     for folder in (root, root / "tombstones", root / "pins", *sorted((root / "commits").glob("*"))):
         for path in sorted(folder.iterdir()) if folder.is_dir() else []:
             where = str(path.relative_to(root))
             if path.name.endswith(".tmp") and path.name.startswith("."):
-                if path.stat().st_mtime < before:
+                if last_change(path) < before:
                     faults.append(Fault("temp", where, "left by something that was killed"))
             elif folder not in (root, root / "pins") and not RECORD_NAME.fullmatch(path.name):
                 faults.append(Fault("stray", where, "belongs to nothing"))
