@@ -1,4 +1,4 @@
-"""Replay records -> learner inputs: imitation batches, RLlib episodes for PPO, (z, target) rows for self-imitation."""
+"""Replay records -> learner inputs: imitation batches, rows of rollouts for PPO, (z, target) for self-imitation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from ray.rllib.core.columns import Columns
-from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from common.episode import Episode
 from common.errors import EncoderMismatchError, SchemaError, TrainingError
@@ -29,6 +28,15 @@ IMITATION_FIELDS: tuple[str, ...] = (
     "d_star",
 )
 _PASSED_ON = ("image", "goal_image", "episode_index", "mask", "goal_mask", "match", "expert_twist", "label_valid")
+
+_PPO_FIELDS = {
+    Columns.OBS: "z",
+    Columns.ACTIONS: "action",
+    Columns.ACTION_LOGP: "logp",
+    Columns.ACTION_DIST_INPUTS: "action_dist_inputs",
+    Columns.REWARDS: "reward",
+    Columns.LOSS_MASK: "action_valid",
+}
 
 
 def relative_pose(world_T_cam: ArrayLike, goal_world_T_cam: ArrayLike, d_star: ArrayLike) -> NDArray[np.float32]:
@@ -88,15 +96,19 @@ def check_encoder(episodes: Sequence[Episode], sha256: str) -> None:
             )
 
 
-def ppo_episodes(episodes: Sequence[Episode]) -> list[SingleAgentEpisode]:
-    """RLlib episodes with z as observation; T actions between T + 1 observations.
+def ppo_rows(episodes: Sequence[Episode]) -> Weights:
+    """Rows of episodes one behind the other: T that acted, and the final observation, whose value is bootstrapped from.
 
     An episode that did not end for good counts as cut, so its last value is bootstrapped.
+
+    Returns:
+        By RLlib's names, for N rows: obs f32 (N, feature_dim), actions f32 (N, 6), action_logp f32 (N,),
+        action_dist_inputs f32 (N, 12), rewards f32 (N,), terminateds and truncateds bool (N,), true in the last row
+        that acted, and loss_mask bool (N,), false in the final one.
 
     Raises:
         SchemaError: if a record is not one episode of at least one action, all rows but the last acted.
     """
-    out = []
     for episode in episodes:
         steps, t = episode.steps, episode.num_rows - 1
         acted = steps["action_valid"]
@@ -104,23 +116,33 @@ def ppo_episodes(episodes: Sequence[Episode]) -> list[SingleAgentEpisode]:
             raise SchemaError(f"episode {episode.meta.id}: action_valid must hold in every row but the last")
         if steps["terminated"][: t - 1].any() or steps["truncated"][: t - 1].any():
             raise SchemaError(f"episode {episode.meta.id}: it goes on after it ended")
-        terminated = bool(steps["terminated"][t - 1])
-        out.append(
-            SingleAgentEpisode(
-                id_=str(episode.meta.id),
-                observations=list(steps["z"]),
-                actions=list(steps["action"][:t]),
-                rewards=steps["reward"][:t].astype(np.float64).tolist(),
-                terminated=terminated,
-                truncated=not terminated,
-                extra_model_outputs={
-                    Columns.ACTION_LOGP: list(steps["logp"][:t]),
-                    Columns.ACTION_DIST_INPUTS: list(steps["action_dist_inputs"][:t]),
-                },
-                len_lookback_buffer=0,
-            )
-        )
+    out = {to: np.concatenate([e.steps[name] for e in episodes]) for to, name in _PPO_FIELDS.items()}
+    ends = np.cumsum([e.num_rows for e in episodes]) - 2
+    terminated = np.array([bool(e.steps["terminated"][-2]) for e in episodes])
+    for name, flags in ((Columns.TERMINATEDS, terminated), (Columns.TRUNCATEDS, ~terminated)):
+        out[name] = np.zeros(len(out[Columns.OBS]), dtype=np.bool_)
+        out[name][ends] = flags
+    out[Columns.REWARDS][ends + 1] = 0.0
     return out
+
+
+def row_owners(episodes: Sequence[Episode]) -> NDArray[np.int64]:
+    """Of which episode each row is, (N,)."""
+    return np.repeat(np.arange(len(episodes)), [e.num_rows for e in episodes])
+
+
+def successful(episodes: Sequence[Episode], success_iou: float) -> list[Episode]:
+    """The trajectories whose IoU exceeds `success_iou` somewhere.
+
+    Raises:
+        TrainingError: if there is none.
+    """
+    found = [e for e in episodes if (e.steps["iou"] > success_iou).any()]
+    if not found:
+        raise TrainingError(
+            f"none of {len(episodes)} trajectories reaches an IoU above {success_iou}: nothing to imitate"
+        )
+    return found
 
 
 def self_imitation_rows(episodes: Sequence[Episode], success_iou: float) -> Weights:
@@ -135,17 +157,9 @@ def self_imitation_rows(episodes: Sequence[Episode], success_iou: float) -> Weig
     Raises:
         TrainingError: if no trajectory is successful.
     """
-    obs, targets = [], []
-    for episode in episodes:
-        successful = np.flatnonzero(episode.steps["iou"] > success_iou)
-        if not len(successful):
-            continue
+    targets = []
+    for episode in (found := successful(episodes, success_iou)):
         target = episode.steps["action"].astype(np.float32, copy=True)
-        target[successful[0] :] = 0.0
-        obs.append(episode.steps["z"])
+        target[np.flatnonzero(episode.steps["iou"] > success_iou)[0] :] = 0.0
         targets.append(target)
-    if not obs:
-        raise TrainingError(
-            f"none of {len(episodes)} trajectories reaches an IoU above {success_iou}: nothing to imitate"
-        )
-    return {Columns.OBS: np.concatenate(obs), "target": np.concatenate(targets)}
+    return {Columns.OBS: np.concatenate([e.steps["z"] for e in found]), "target": np.concatenate(targets)}

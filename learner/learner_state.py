@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from common.errors import CheckpointError
+from learner.optimisers import HOW
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -29,7 +30,7 @@ def optimizer_state(
         for key, value in entries.items()
     }
     groups = [
-        {k: v for k, v in group.items() if k != "params"} | {"params": [names[p] for p in group["params"]]}
+        {k: v for k, v in group.items() if k not in ("params", *HOW)} | {"params": [names[p] for p in group["params"]]}
         for group in optimizer.param_groups
     ]
     return arrays, {"groups": groups}
@@ -51,14 +52,20 @@ def load_optimizer_state(
         raise CheckpointError("optimiser state must be loaded into a fresh learner; this one has stepped")
     for group, saved in zip(optimizer.param_groups, groups, strict=True):
         # JSON turns tuples (the betas) into lists.
-        group.update({k: tuple(v) if isinstance(v, list) else v for k, v in saved.items() if k != "params"})
+        group.update({k: tuple(v) if isinstance(v, list) else v for k, v in saved.items() if k not in ("params", *HOW)})
     by_name = {name: parameter for parameter, name in names.items()}
     for key, array in arrays.items():
         name, entry = key.rsplit("/", 1)
         parameter = by_name[name]
-        # Step counters are scalars that live on the CPU unless the optimiser is fused or capturable.
-        value = torch.from_numpy(array.copy()).reshape(() if entry == "step" else parameter.shape)
-        optimizer.state[parameter][entry] = value.to(parameter.device)
+        value = torch.from_numpy(array.copy())
+        if entry == "step":
+            # Step counters are scalars that live on the CPU unless the optimiser is fused.
+            value = value.reshape(())
+            optimizer.state[parameter][entry] = value.to(parameter.device) if optimizer.defaults["fused"] else value
+        else:
+            # In the memory format of the parameter, which fused optimisers expect.
+            moment = torch.empty_like(parameter, requires_grad=False)
+            optimizer.state[parameter][entry] = moment.copy_(value.reshape(parameter.shape))
 
 
 def random_state(device: torch.device) -> tuple[Arrays, dict[str, Any]]:

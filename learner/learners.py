@@ -1,50 +1,50 @@
 """One object per phase that learns: `build_learner(config, phase)`, then `update` with what the sampler gives.
 
-The RLlib learner lives in this process (`num_learners=0`) and is driven by us, so its whole state can be written to a
-checkpoint between two updates and a fresh one continues bit for bit.
+The RLlib learner lives in this process (`learner.num_learners=0`) or is several actors that share each batch; it is
+driven by us, so its whole state can be written to a checkpoint between two updates and a fresh one continues bit for
+bit.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
+import ray
 import torch
 from numpy.typing import NDArray
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
-from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.learner_group import LearnerGroup
-from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
-from torch import nn
 
 from common.config import PhaseConfig, RunConfig
 from common.episode import Episode
-from common.errors import CheckpointError, ConfigError, TrainingError, bad_value
-from common.networks.servo_net import ServoNet, Weights, get_weights, set_weights
+from common.errors import CheckpointError, ConfigError, ServofleetError, TrainingError, bad_value
+from common.networks.servo_net import ServoNet, Weights
 from common.rng import Purpose, derived_seed
 from learner import imitation, ppo, self_imitation
-from learner.batches import imitation_batch, ppo_episodes, self_imitation_rows
-from learner.checked_updates import CheckedUpdates
-from learner.learner_state import (
-    Arrays,
-    load_optimizer_state,
-    load_random_state,
-    optimizer_state,
-    random_state,
-    seed_everything,
-)
+from learner.acceleration import choose_device
+from learner.batches import imitation_batch, ppo_rows, row_owners, self_imitation_rows, successful
+from learner.checked_updates import CheckedUpdates, Outcome
+from learner.engine_state import acting_weights, enter_with, load_state, read_state
+from learner.learner_state import Arrays, seed_everything
 from learner.module import module_spec
 
 Metrics = dict[str, float]
+T = TypeVar("T")
+
+_LOG = logging.getLogger("servofleet.learner")
 
 
 def build_learner(config: RunConfig, phase_name: str) -> PhaseLearner:
     """The learner of a phase, with freshly drawn weights, and the process's random generators seeded for it.
 
     Raises:
-        ConfigError: if there is no such phase, or it trains parameters that do not exist.
+        ConfigError: if there is no such phase, it trains parameters that do not exist, or there is no such device.
     """
     if phase_name not in config.phases:
         raise ConfigError(bad_value("phase", phase_name, f"one of {sorted(config.phases)}"))
@@ -54,10 +54,10 @@ def build_learner(config: RunConfig, phase_name: str) -> PhaseLearner:
     seed = derived_seed(config.seed, Purpose.LEARNER, round=names.index(phase_name))
     seed_everything(seed)
     if phase.kind == "imitation":
-        return ImitationPhase(phase, imitation.algorithm_config(phase, seed), config)
+        return ImitationPhase(phase, imitation.algorithm_config(phase), phase.imitation, config, seed)
     if phase.kind == "self_imitation":
-        return SelfImitationPhase(phase, self_imitation.algorithm_config(phase), config)
-    return PPOPhase(phase, ppo.algorithm_config(phase), config)
+        return SelfImitationPhase(phase, self_imitation.algorithm_config(phase), phase.self_imitation, config, seed)
+    return PPOPhase(phase, ppo.algorithm_config(phase), phase.ppo, config, seed)
 
 
 class PhaseLearner:
@@ -69,39 +69,50 @@ class PhaseLearner:
 
     METRICS: tuple[str, ...] = ()
 
-    def __init__(self, phase: PhaseConfig, algorithm: AlgorithmConfig, config: RunConfig) -> None:
-        self._phase = phase
-        # `CheckedUpdates` looks at the loss and the gradient norm; RLlib would look at every parameter, and zero NaN.
-        algorithm = algorithm.learners(num_learners=0, num_gpus_per_learner=0)
-        algorithm.torch_skip_nan_gradients = True
-        self._group = LearnerGroup(config=algorithm, module_spec=module_spec(config.network, phase.train))
+    def __init__(
+        self, phase: PhaseConfig, algorithm: AlgorithmConfig, settings: Any, config: RunConfig, seed: int
+    ) -> None:
+        engine = dataclasses.replace(config.learner, device=choose_device(config.learner.device))
+        self._phase, self._engine = phase, engine
+        about = {"settings": settings, "engine": engine, "samples": phase.samples, "seed": seed}
+        algorithm = algorithm.learners(
+            num_learners=engine.num_learners,
+            num_cpus_per_learner=config.learner_threads,
+            num_gpus_per_learner=int(engine.device == "cuda"),
+            learner_config_dict=about | {"threads": config.learner_threads},
+        )
+        self._group = LearnerGroup(config=algorithm, module_spec=module_spec(config.network, phase.train, engine))
         self._learner: CheckedUpdates = self._group._learner
 
     @property
     def num_samples_learned(self) -> int:
         """Rows learned from in this phase; a row counts once per pass over it."""
-        return self._learner.rows_learned
+        return self._ask(_rows_learned)
 
     @property
     def net(self) -> ServoNet:
-        """The network that trains."""
-        net: ServoNet = self._learner.module[DEFAULT_MODULE_ID].unwrapped().net
-        return net
+        """The network that trains; only of a learner in this process."""
+        return self._learner.net
 
     def update(self, data: Any) -> Metrics:
         """Learn from what the phase's sampler gives; see the subclasses.
 
+        A gradient step whose loss or gradient is not finite is not taken: neither parameters nor moments nor averages
+        change, and the cause and the episodes are logged.
+
         Returns:
-            Numbers of the last minibatch, by name.
+            Numbers of the last minibatch, by name; ``skipped_share`` of the gradient steps that were not taken;
+            ``compute_s``, seconds from the batch in memory to the last step.
 
         Raises:
-            TrainingError: if a loss or gradient is not finite, or the learner gave no result.
+            TrainingError: if as many steps in a row as ``learner.max_skipped`` were not taken, naming cause and
+                episodes; or if the learner gave no result.
         """
         raise NotImplementedError
 
     def get_weights(self) -> Weights:
         """What acts and is handed on to the next phase, by parameter name."""
-        return get_weights(self.net)
+        return self._ask(acting_weights)
 
     def set_weights(self, weights: Mapping[str, NDArray[Any]]) -> None:
         """Enter the phase with the weights of the one before.
@@ -109,17 +120,12 @@ class PhaseLearner:
         Raises:
             CheckpointError: if they are not of this network.
         """
-        set_weights(self.net, weights)
+        self._tell(enter_with, weights=dict(weights), log_std=self._log_std())
 
     def state(self) -> tuple[Arrays, dict[str, Any]]:
         """All that the coming updates depend on besides their data: named arrays, and a JSON-ready rest."""
-        moments, settings = optimizer_state(self._optimizer, self._names)
-        generators, rest = random_state(self._learner.device)
-        arrays = {f"weights/{k}": v for k, v in get_weights(self.net).items()}
-        arrays |= {f"optimizer/{k}": v for k, v in moments.items()}
-        arrays |= {f"random/{k}": v for k, v in generators.items()}
-        counters = {"rows_learned": self._learner.rows_learned, "gradient_steps": self._learner.gradient_steps}
-        return arrays, {"kind": self._phase.kind, "optimizer": settings, "random": rest, "counters": counters}
+        arrays, state = self._ask(read_state)
+        return arrays, {"kind": self._phase.kind, **state}
 
     def load_state(self, arrays: Arrays, state: Mapping[str, Any]) -> None:
         """Inverse of `state`, into a learner fresh from `build_learner`; its updates then equal the saved one's.
@@ -129,38 +135,56 @@ class PhaseLearner:
         """
         if state.get("kind") != self._phase.kind:
             raise CheckpointError(bad_value("learner state kind", state.get("kind"), repr(self._phase.kind)))
-        load_optimizer_state(self._optimizer, self._names, part(arrays, "optimizer/"), state["optimizer"])
-        set_weights(self.net, part(arrays, "weights/"))
-        self._learner.rows_learned = int(state["counters"]["rows_learned"])
-        self._learner.gradient_steps = int(state["counters"]["gradient_steps"])
-        load_random_state(part(arrays, "random/"), state["random"], self._learner.device)
+        self._tell(load_state, arrays=arrays, state=dict(state))
 
     def close(self) -> None:
         """Let go of the RLlib learner."""
         self._group.shutdown()
 
-    @property
-    def _optimizer(self) -> torch.optim.Optimizer:
-        (optimizer,) = self._learner._named_optimizers.values()
-        return optimizer
+    def _log_std(self) -> float | None:
+        """The phase's own exploration, if it has one."""
+        return None
 
-    @property
-    def _names(self) -> dict[nn.Parameter, str]:
-        return {parameter: name for name, parameter in self.net.named_parameters()}
+    def _tell(self, function: Callable[..., T], **arguments: Any) -> list[T]:
+        """What `function` of every learner gives."""
+        if self._engine.num_learners == 0:
+            return [function(self._learner, **arguments)]
+        # Put once, not once per learner; on one node they share the memory.
+        call = partial(_with_arguments, function=function, arguments=ray.put(arguments))
+        results = list(self._group.foreach_learner(call))
+        for result in results:
+            if not result.ok:
+                error = result.get()
+                raise error if isinstance(error, ServofleetError) else TrainingError(f"a learner died: {error}")
+        if len(results) < self._engine.num_learners:
+            raise TrainingError(f"{len(results)} of {self._engine.num_learners} learners answered: the others died")
+        return [result.get() for result in results]
 
-    def _run(self, **kwargs: Any) -> Metrics:
-        steps = self._learner.gradient_steps
-        results = self._group.update(**kwargs)
-        # A learner that died raises once; after that its group answers with nothing.
-        if not results or not results[0] or self._learner.gradient_steps == steps:
-            raise TrainingError("the learner returned no result: it did not learn from this update")
-        metrics = {}
-        for key, value in results[0][DEFAULT_MODULE_ID].items():
-            number = float(value.peek())
-            # Not finite: the explained variance of constant returns. Losses and gradients were checked already.
-            if key in self.METRICS and math.isfinite(number):
-                metrics[key] = number
-        return metrics | {"gradient_steps": float(self._learner.gradient_steps - steps)}
+    def _ask(self, function: Callable[..., T]) -> T:
+        """What `function` of the first learner gives; all are alike."""
+        return self._tell(function)[0]
+
+    def _learn(
+        self, arrays: Mapping[str, NDArray[Any]], ids: Callable[[list[int]], list[str]], **passes: Any
+    ) -> Metrics:
+        """Learn from arrays; `ids` names the episodes of their rows."""
+        outcomes: list[Outcome] = self._tell(_learn, batch=dict(arrays), passes=passes)
+        outcome = outcomes[0]
+        last = ""
+        for skip in outcome.skips:
+            names = ids(skip.rows)
+            some = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+            last = f"{skip.reason}; episodes {some}"
+            _LOG.warning("an update was skipped: %s", last)
+        if outcome.gave_up:
+            raise TrainingError(f"{self._engine.max_skipped} updates in a row were not finite: {last}")
+        # Not finite: the explained variance of constant returns. Losses and gradients were checked already.
+        metrics = {k: v for k, v in outcome.metrics.items() if k in self.METRICS and math.isfinite(v)}
+        return metrics | {
+            "compute_s": outcome.metrics["compute_s"],
+            "gradient_steps": float(outcome.steps),
+            "skipped_share": len(outcome.skips) / max(1, outcome.steps + len(outcome.skips)),
+        }
 
 
 class ImitationPhase(PhaseLearner):
@@ -169,37 +193,22 @@ class ImitationPhase(PhaseLearner):
     METRICS = (
         "total_loss", "loss_norm", "loss_dir", "loss_diff", "loss_seg", "loss_match", "label_share", "grad_norm",
     )  # fmt: skip
-    _learner: imitation.ImitationLearner
 
-    def update(self, data: Mapping[str, NDArray[Any]]) -> Metrics:
-        """One gradient step on one batch of `learner.batches.IMITATION_FIELDS` and `episode_index`."""
+    def update(self, data: Mapping[str, NDArray[Any]], ids: Callable[[], Sequence[str]] | None = None) -> Metrics:
+        """One gradient step on one batch of `learner.batches.IMITATION_FIELDS` and `episode_index`.
+
+        Args:
+            data: what the sampler gives.
+            ids: gives the ids of the E episodes of the batch; asked only if the step is not taken.
+        """
         batch = imitation_batch(data)
-        rows = len(batch["image"])
-        metrics = self._run(batch=MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(batch)}, env_steps=rows))
-        return metrics | {"lr": self._learner.learning_rate()}
 
-    def get_weights(self) -> Weights:
-        """The averaged weights."""
-        return imitation.averaged_weights(self._learner, super().get_weights())
+        def named(rows: list[int]) -> list[str]:
+            known = ids() if ids is not None else [f"number {k} of the batch" for k in range(len(batch["goal_image"]))]
+            return [known[k] for k in np.unique(batch["episode_index"][rows]).tolist()]
 
-    def set_weights(self, weights: Mapping[str, NDArray[Any]]) -> None:
-        """Enter the phase with these weights; the averages start from them."""
-        super().set_weights(weights)
-        self._learner.restart_average()
-
-    def state(self) -> tuple[Arrays, dict[str, Any]]:
-        """Also the averages and the generator of diffusion noise."""
-        arrays, rest = super().state()
-        arrays |= {f"average/{k}": v.cpu().numpy().copy() for k, v in self._learner.average.items()}
-        arrays["random/diffusion"] = self._learner.generator.get_state().numpy().copy()
-        return arrays, rest
-
-    def load_state(self, arrays: Arrays, state: Mapping[str, Any]) -> None:
-        """Inverse of `state`."""
-        super().load_state(arrays, state)
-        for name, array in part(arrays, "average/").items():
-            self._learner.average[name].copy_(torch.from_numpy(array.copy()))
-        self._learner.generator.set_state(torch.from_numpy(arrays["random/diffusion"].copy()))
+        metrics = self._learn(batch, named, samples=len(batch["image"]))
+        return metrics | {"lr": self._ask(_rate)}
 
 
 class PPOPhase(PhaseLearner):
@@ -207,26 +216,24 @@ class PPOPhase(PhaseLearner):
 
     METRICS = (
         "total_loss", "policy_loss", "vf_loss", "vf_explained_var", "entropy", "mean_kl_loss", "grad_norm",
+        "stopped_by_kl",
     )  # fmt: skip
-    _learner: ppo.PPOLearner
 
     def update(self, data: Sequence[Episode]) -> Metrics:
         """`epochs` passes over the episodes in minibatches, ended early by the KL to the policy that acted."""
         settings = self._phase.ppo
-        rows = sum(episode.num_rows for episode in data)
-        metrics = self._run(
-            episodes=ppo_episodes(data),
-            num_epochs=settings.epochs,
-            minibatch_size=min(settings.minibatch, rows),
-            shuffle_batch_per_epoch=True,
+        rows = ppo_rows(data)
+        return self._learn(
+            rows,
+            partial(_owners, data),
+            samples=sum(episode.num_rows - 1 for episode in data),
+            epochs=settings.epochs,
+            minibatch=min(settings.minibatch, len(rows["obs"])),
         )
-        return metrics | {"stopped_by_kl": float(self._learner.stopped)}
 
-    def set_weights(self, weights: Mapping[str, NDArray[Any]]) -> None:
-        """Enter the phase with these weights and its own exploration: the log-std starts at log(ppo.std)."""
-        super().set_weights(weights)
-        with torch.no_grad():
-            self.net.log_std.fill_(math.log(self._phase.ppo.std))
+    def _log_std(self) -> float:
+        """Log of `ppo.std`."""
+        return math.log(self._phase.ppo.std)
 
 
 class SelfImitationPhase(PhaseLearner):
@@ -239,18 +246,41 @@ class SelfImitationPhase(PhaseLearner):
         settings = self._phase.self_imitation
         rows = self_imitation_rows(data, settings.success_iou)
         n = len(rows["target"])
-        # RLlib shuffles from the second pass on only.
-        order = np.random.permutation(n)
-        batch = SampleBatch({key: value[order] for key, value in rows.items()})
-        metrics = self._run(
-            batch=MultiAgentBatch({DEFAULT_MODULE_ID: batch}, env_steps=n),
-            num_epochs=settings.epochs,
-            minibatch_size=min(settings.minibatch, n),
-            shuffle_batch_per_epoch=True,
+        # The first of several passes is in order. Every learner draws it, so that their generators stay alike.
+        order = self._tell(_permutation, n=n)[0]
+        metrics = self._learn(
+            {key: value[order] for key, value in rows.items()},
+            lambda picked: _owners(successful(data, settings.success_iou), [int(k) for k in order[picked]]),
+            samples=n,
+            epochs=settings.epochs,
+            minibatch=min(settings.minibatch, n),
         )
         return metrics | {"rows": float(n)}
 
 
-def part(arrays: Mapping[str, NDArray[Any]], prefix: str) -> Arrays:
-    """Entries whose name begins with `prefix`, without it."""
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+_NAMED = 8  # ids in a line of the log
+
+
+def _owners(episodes: Sequence[Episode], rows: list[int]) -> list[str]:
+    """Ids of the episodes that rows of `ppo_rows` or `self_imitation_rows` are of."""
+    return [str(episodes[k].meta.id) for k in np.unique(row_owners(episodes)[rows]).tolist()]
+
+
+def _with_arguments(learner: CheckedUpdates, *, function: Callable[..., T], arguments: ray.ObjectRef[Any]) -> T:
+    return function(learner, **ray.get(arguments))
+
+
+def _learn(learner: CheckedUpdates, batch: dict[str, NDArray[Any]], passes: dict[str, Any]) -> Outcome:
+    return learner.learn(batch, **passes)
+
+
+def _rows_learned(learner: CheckedUpdates) -> int:
+    return learner.rows_learned
+
+
+def _rate(learner: CheckedUpdates) -> float:
+    return learner.rate(learner.samples)
+
+
+def _permutation(learner: CheckedUpdates, n: int) -> NDArray[np.int64]:
+    return np.random.permutation(n)

@@ -10,8 +10,9 @@ from learner.batches import (
     IMITATION_FIELDS,
     check_encoder,
     imitation_batch,
-    ppo_episodes,
+    ppo_rows,
     relative_pose,
+    row_owners,
     self_imitation_rows,
 )
 
@@ -60,25 +61,26 @@ def test_check_encoder_refuses_another_encoder():
         check_encoder([make_episode(net, 0, sha="")], mine)
 
 
-def test_ppo_episodes_carry_the_record():
+def test_ppo_rows_carry_the_records():
     net = fresh_net()
-    record = make_episode(net, 3, steps=4, terminated=True)
-    (episode,) = ppo_episodes([record])
-    assert len(episode) == 4 and episode.is_terminated and not episode.is_truncated
-    np.testing.assert_array_equal(np.stack(episode.get_observations()), record.steps["z"])
-    np.testing.assert_array_equal(np.stack(episode.get_actions()), record.steps["action"][:4])
-    np.testing.assert_array_equal(np.asarray(episode.get_rewards(), np.float32), record.steps["reward"][:4])
-    cut = ppo_episodes([make_episode(net, 3, steps=4)])[0]
-    assert cut.is_truncated and not cut.is_terminated
+    ended, cut = make_episode(net, 3, steps=4, terminated=True), make_episode(net, 4, steps=2)
+    rows = ppo_rows([ended, cut])
+    for to, name in (("obs", "z"), ("actions", "action"), ("action_logp", "logp"), ("loss_mask", "action_valid")):
+        np.testing.assert_array_equal(rows[to], np.concatenate([ended.steps[name], cut.steps[name]]))
+    assert rows["terminateds"].tolist() == [0, 0, 0, 1, 0, 0, 0, 0]
+    assert rows["truncateds"].tolist() == [0, 0, 0, 0, 0, 0, 1, 0]
+    assert rows["loss_mask"].tolist() == [1, 1, 1, 1, 0, 1, 1, 0]
+    assert rows["rewards"][[4, 7]].tolist() == [0, 0] and rows["rewards"][5] == cut.steps["reward"][0]
+    assert row_owners([ended, cut]).tolist() == [0] * 5 + [1] * 3
 
 
-def test_ppo_episodes_refuse_gaps():
+def test_ppo_rows_refuse_gaps():
     record = make_episode(fresh_net(), 3, steps=4)
     for name, row in (("action_valid", 1), ("truncated", 0)):
         steps = {k: v.copy() for k, v in record.steps.items()}
         steps[name][row] = not steps[name][row]
         with pytest.raises(SchemaError, match="rollout"):
-            ppo_episodes([Episode(record.meta, steps, record.fixed)])
+            ppo_rows([Episode(record.meta, steps, record.fixed)])
 
 
 def test_self_imitation_targets_follow_eq_11():

@@ -21,6 +21,11 @@ def data_for(name, net, seed=0):
     return make_episodes(net, seed=seed, iou=SUCCESS)
 
 
+def numbers(metrics):
+    """All but the clock's."""
+    return {k: v for k, v in metrics.items() if not k.endswith("_s")}
+
+
 def changed(before, after):
     return {name for name in before if not np.array_equal(before[name], after[name])}
 
@@ -50,7 +55,7 @@ def test_a_restored_learner_continues_bit_for_bit(name):
     arrays = {k: np.frombuffer(v.tobytes(), v.dtype).reshape(v.shape) for k, v in arrays.items()}
     assert all(v.ndim > 0 for v in arrays.values())
     rest = json.loads(json.dumps(rest, allow_nan=False))
-    expected = [learner.update(data_for(name, net, seed)) for seed in (2, 3)]
+    expected = [numbers(learner.update(data_for(name, net, seed))) for seed in (2, 3)]
     final = learner.state()
 
     torch.manual_seed(99)
@@ -58,7 +63,7 @@ def test_a_restored_learner_continues_bit_for_bit(name):
     restored = build_learner(run_config(), name)
     restored.set_weights(get_weights(fresh_net(5)))
     restored.load_state(arrays, rest)
-    assert [restored.update(data_for(name, net, seed)) for seed in (2, 3)] == expected
+    assert [numbers(restored.update(data_for(name, net, seed))) for seed in (2, 3)] == expected
     again = restored.state()
     assert set(again[0]) == set(final[0]) and not changed(final[0], again[0])
     assert again[1] == final[1]
@@ -162,24 +167,6 @@ def test_samples_count_once_per_pass():
     assert il.num_samples_learned == 8
 
 
-@pytest.mark.parametrize("name", ["il", "sil"])
-def test_one_batch_can_be_learned_by_heart(name):
-    config = run_config()
-    config.phases["il"].samples = 80 * 8
-    config.phases["il"].imitation.lr = 5e-3
-    config.phases["sil"].self_imitation.lr = 3e-3
-    learner = build_learner(config, name)
-    data = data_for(name, learner.net)
-    first = learner.update(data)
-    for _ in range(70):
-        last = learner.update(data)
-    assert last["loss_dir"] < 0.35 * first["loss_dir"]
-    assert last["loss_norm"] < 0.5 * first["loss_norm"]
-    if name == "il":
-        assert last["loss_diff"] < first["loss_diff"] and last["loss_match"] < 0.9 * first["loss_match"]
-        assert last["lr"] < 0.3 * first["lr"]
-
-
 def test_self_imitation_stands_still_after_success():
     config = run_config()
     config.phases["sil"].self_imitation.lr = 3e-3
@@ -220,35 +207,6 @@ def test_ppo_starts_with_its_own_exploration():
     learner = build_learner(run_config(std=0.05), "ppo")
     learner.set_weights(build_learner(run_config(), "il").get_weights())
     np.testing.assert_allclose(learner.get_weights()["log_std"], np.log(0.05), rtol=1e-6)
-
-
-@pytest.mark.parametrize("field", ["expert_twist", "world_T_cam"])
-def test_what_is_not_finite_is_named_and_not_learned(field):
-    learner = build_learner(run_config(), "il")
-    batch = raw_batch()
-    batch[field][0, 0] = np.nan
-    before = learner.get_weights()
-    with pytest.raises(TrainingError, match="expert_twist" if field == "expert_twist" else "x0"):
-        learner.update(batch)
-    assert not changed(before, learner.get_weights())
-    learner.update(raw_batch())
-
-
-def test_a_broken_network_is_told_from_a_broken_batch():
-    learner = build_learner(run_config(), "il")
-    with torch.no_grad():
-        learner.net.policy.mlp[0].bias[0] = float("nan")
-    with pytest.raises(TrainingError, match="the network is not"):
-        learner.update(raw_batch())
-
-
-def test_an_empty_result_is_an_error(monkeypatch):
-    learner = build_learner(run_config(), "ppo")
-    episodes = make_episodes(learner.net)
-    for empty in ([], [{}]):
-        monkeypatch.setattr(learner._group, "update", lambda empty=empty, **kwargs: empty)
-        with pytest.raises(TrainingError, match="no result"):
-            learner.update(episodes)
 
 
 def test_states_that_do_not_fit_are_refused():
