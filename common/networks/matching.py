@@ -28,7 +28,7 @@ def anchor_positions(grid: int, anchors: int) -> Tensor:
     return (torch.arange(anchors, dtype=torch.float64) + 0.5) * cell - grid
 
 
-def anchor_weights(grid: int, anchors: int) -> Tensor:
+def anchor_weights(grid: int, anchors: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """One axis of eq. 16: (G, G, K) weights of [current token, goal token, anchor], normaliser included.
 
     The 2-D kernel is a product, so its sum over neighbours is a product of sums and each axis can carry its own part.
@@ -39,7 +39,7 @@ def anchor_weights(grid: int, anchors: int) -> Tensor:
     cell = 2.0 * grid / anchors
     weights = quadratic_bspline((displacement[..., None] - anchor_positions(grid, anchors)) / cell)
     total = weights.sum(dim=1, keepdim=True)
-    return torch.where(total > 0.0, weights / total.clamp_min(1e-12), torch.zeros_like(weights)).float()
+    return torch.where(total > 0.0, weights / total.clamp_min(1e-12), torch.zeros_like(weights)).to(dtype)
 
 
 @functools.lru_cache(maxsize=32)
