@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import enum
 import hashlib
+from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 _U64 = (1 << 64) - 1
 
@@ -56,10 +59,29 @@ def philox(seed: int, purpose: Purpose, *, round: int = 0, env: int = 0, step: i
             raise ValueError(f"rng key {name} = {value!r}: allowed is 0 .. 2^64-1")
     # 128-bit key from the seed and the purpose; the 256-bit counter starts at (0, step, env, round): its lowest word
     # runs while numbers are drawn, so streams of different keys meet only after 2^64 blocks.
-    digest = hashlib.blake2b(f"{int(seed)}:{int(purpose)}".encode(), digest_size=16).digest()
-    key = np.frombuffer(digest, dtype=np.uint64)
     counter = np.array([0, step, env, round], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+    return np.random.Generator(np.random.Philox(key=_key(int(seed), int(purpose)), counter=counter))
+
+
+def philox_rounds(seed: int, purpose: Purpose, rounds: range, *, env: int = 0) -> Iterator[np.random.Generator]:
+    """`philox` of each of these rounds in turn, in half the time: each is good until the next one is asked for."""
+    if not rounds:
+        return
+    rng = philox(seed, purpose, round=rounds[0], env=env)
+    state = rng.bit_generator.state
+    yield rng
+    for round_ in rounds[1:]:
+        if not 0 <= round_ <= _U64:
+            raise ValueError(f"rng key round = {round_!r}: allowed is 0 .. 2^64-1")
+        state["state"]["counter"][3] = round_
+        rng.bit_generator.state = state
+        yield rng
+
+
+@lru_cache(maxsize=256)
+def _key(seed: int, purpose: int) -> NDArray[np.uint64]:
+    """128-bit key, u64 (2,) read-only; kept, for a sampler asks for the same one with every batch."""
+    return np.frombuffer(hashlib.blake2b(f"{seed}:{purpose}".encode(), digest_size=16).digest(), dtype=np.uint64)
 
 
 def derived_seed(seed: int, purpose: Purpose, *, round: int = 0, env: int = 0, step: int = 0) -> int:

@@ -7,7 +7,7 @@ on who committed first, what was drawn before, or how far ahead somebody draws.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from common.episode import FIELDS, Kind
 from common.errors import StoreError, bad_value
-from common.rng import Purpose, philox
+from common.rng import Purpose, philox, philox_rounds
 from replay.catalog import Catalog, Place, read_catalog
 from replay.index import Query
 from replay.store import Store
@@ -72,33 +72,48 @@ class Pool:
     ends: NDArray[Any]
 
     def draw(self, rng: np.random.Generator, episodes: int, each: int) -> tuple[list[Place], list[int]]:
-        """`pick`, and where the episodes lie."""
-        k, items = self.pick(rng, episodes, each)
-        return self.catalog.places(self.which[k]), items.tolist()
+        """`pick` of one step, and where the episodes lie."""
+        k, items = self.pick([rng], episodes, each)
+        return self.catalog.places(self.which[k[0]]), items[0].tolist()
 
-    def pick(self, rng: np.random.Generator, episodes: int, each: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def pick(
+        self, rngs: Iterable[np.random.Generator], episodes: int, each: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """`each` items from each of `episodes` episodes, drawn with replacement in proportion to their share.
 
         The items of one episode are distinct unless it has fewer than `each`. Every item of weight w is drawn with a
         probability proportional to w.
 
+        Args:
+            rngs: of n steps; each is used before the next one is asked for.
+            episodes: per step.
+            each: items per episode.
+
         Returns:
-            i64 (episodes,) below K; i64 (episodes * each,) item numbers, those of one episode side by side.
+            i64 (n, episodes) below K; i64 (n, episodes * each) item numbers, those of one episode side by side.
         """
-        if self.ends.dtype == np.int64:
-            at = rng.integers(0, self.ends[-1], size=episodes)
-        else:
-            at = rng.random(episodes) * self.ends[-1]
+        end = self.ends[-1].item()
+        whole = self.ends.dtype == np.int64
+        firsts, seconds = [], []
+        for rng in rngs:
+            at: NDArray[Any] = rng.integers(0, end, size=episodes) if whole else rng.random(episodes) * end
+            firsts.append(at)
+            seconds.append(rng.random(episodes) if each == 1 else self._several(at, rng, each))
+        k = self._hit(np.array(firsts))
+        if each > 1:
+            return k, np.array(seconds, np.int64)
+        counts = self.counts.take(k)  # what `_distinct` gives, for every episode has at least one item
+        return k, np.minimum((np.array(seconds) * counts).astype(np.int64), counts - 1)
+
+    def _hit(self, at: NDArray[Any]) -> NDArray[np.int64]:
         # A product that was rounded up to the very end would point behind the last episode.
-        k = np.minimum(np.searchsorted(self.ends, at, side="right"), len(self.ends) - 1)
-        counts = self.counts[k]
-        if each == 1:  # what `_distinct` gives, for every episode has at least one item
-            return k, np.minimum((rng.random(episodes) * counts).astype(np.int64), counts - 1)
+        return np.minimum(self.ends.searchsorted(at, side="right"), len(self.ends) - 1)
+
+    def _several(self, at: NDArray[Any], rng: np.random.Generator, each: int) -> Any:
+        counts = self.counts.take(self._hit(at))
         if self.ends.dtype == np.int64 and (counts < each).any():
-            items = _one_by_one(counts, each, rng)
-        else:
-            items = _distinct(counts, rng.random((episodes, each)).T)
-        return k, np.array(items, np.int64)
+            return _one_by_one(counts, each, rng)
+        return _distinct(counts, rng.random((len(at), each)).T)
 
 
 def _one_by_one(counts: NDArray[np.int64], each: int, rng: np.random.Generator) -> list[int]:
@@ -199,6 +214,10 @@ class CounterSampler:
 
     def _rng(self, step: int, number: int) -> np.random.Generator:
         return philox(self._seed, Purpose.SAMPLER, round=step, env=number)
+
+    def _rngs(self, steps: range, number: int) -> Iterator[np.random.Generator]:
+        """`_rng` of each step in turn; each is good until the next."""
+        return philox_rounds(self._seed, Purpose.SAMPLER, steps, env=number)
 
     def _pool(self, group: Group) -> Pool:
         # Read first: what is asked of the index after this is at least as new, and is asked again if it was newer.

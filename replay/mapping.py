@@ -61,39 +61,37 @@ def address_of(array: NDArray[Any]) -> int:
     return address
 
 
-def copy_rows(addresses: NDArray[np.int64], row_bytes: int) -> NDArray[np.uint8]:
-    """Copy rows that lie anywhere in memory, without any Python per row.
+class Rows:
+    """Rows of equal length that lie anywhere in memory, copied out without any Python per row."""
 
-    Args:
-        addresses: (n,) of the first byte of each row. The caller holds what they point into.
-        row_bytes: length of a row.
+    def __init__(self, addresses: NDArray[np.int64], row_bytes: int) -> None:
+        """Rows at `addresses` (n,), n at least 1, of `row_bytes`, at least 1. The caller holds what they point into."""
+        self.addresses, self.row_bytes = addresses, row_bytes
+        low = int(addresses.min())
+        self._offsets = addresses - low
+        # All memory from the lowest row on, as rows that begin at every byte: numpy's indexing touches only those it
+        # is asked for.
+        windows = int(self._offsets.max()) + 1
+        fits = windows * row_bytes < _MAX_WINDOW
+        self._memory: NDArray[Any] | None = np.asarray(_Window(low, windows, row_bytes)) if fits else None
 
-    Returns:
-        u8 (n, row_bytes).
-    """
-    count = len(addresses)
-    if not count or not row_bytes:
-        return np.empty((count, row_bytes), np.uint8)
-    low = int(addresses.min())
-    offsets = addresses - low
-    # All memory from the lowest row on, seen as overlapping rows: numpy's indexing touches only those it is asked for.
-    unit = int(np.gcd.reduce(offsets)) or row_bytes
-    numbers = offsets // unit
-    windows = int(numbers.max()) + 1
-    if windows * row_bytes >= _MAX_WINDOW:
-        out = np.empty((count, row_bytes), np.uint8)
-        for row, address in zip(out, addresses.tolist(), strict=True):
-            ctypes.memmove(address_of(row), address, row_bytes)
+    def copy(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Rows start .. stop: u8 (stop - start, row_bytes)."""
+        if self._memory is not None:
+            rows = self._memory[self._offsets[start:stop]]
+            return rows.view(np.uint8).reshape(len(rows), self.row_bytes)
+        out = np.empty((stop - start, self.row_bytes), np.uint8)
+        for row, address in zip(out, self.addresses[start:stop].tolist(), strict=True):
+            ctypes.memmove(address_of(row), address, self.row_bytes)
         return out
-    return np.asarray(_Window(low, (windows, row_bytes), (unit, 1)))[numbers]
 
 
 class _Window:
-    """Memory as numpy sees it."""
+    """Memory as numpy sees it: pieces of so many bytes, one from every byte on."""
 
-    def __init__(self, address: int, shape: tuple[int, int], strides: tuple[int, int]) -> None:
-        about = {"data": (address, True), "shape": shape, "strides": strides, "typestr": "|u1", "version": 3}
-        self.__array_interface__ = about
+    def __init__(self, address: int, windows: int, row_bytes: int) -> None:
+        about = {"data": (address, True), "shape": (windows,), "strides": (1,), "typestr": f"|V{row_bytes}"}
+        self.__array_interface__ = {**about, "version": 3}
 
 
 class Readahead:
@@ -106,14 +104,14 @@ class Readahead:
     def __init__(self) -> None:
         self.cold = False
 
-    def copy(self, addresses: NDArray[np.int64], row_bytes: int) -> NDArray[np.uint8]:
-        """`copy_rows` of rows in mapped files."""
+    def copy(self, rows: Rows, start: int, stop: int) -> NDArray[np.uint8]:
+        """`Rows.copy` of rows in mapped files."""
         before = _blocks_read()
         if self.cold:
-            for address in np.unique(addresses // mmap.PAGESIZE * mmap.PAGESIZE).tolist():
+            for address in np.unique(rows.addresses[start:stop] // mmap.PAGESIZE * mmap.PAGESIZE).tolist():
                 # Advice: where it is refused, the rows are read one by one all the same.
-                _libc.madvise(address, row_bytes + mmap.PAGESIZE, _MADV_WILLNEED)
-        out = copy_rows(addresses, row_bytes)
+                _libc.madvise(address, rows.row_bytes + mmap.PAGESIZE, _MADV_WILLNEED)
+        out = rows.copy(start, stop)
         self.cold = _blocks_read() > before
         return out
 

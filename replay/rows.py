@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from common.errors import StoreError, bad_value
 from replay.layout import ArraySpec
-from replay.mapping import Readahead, copy_rows
-from replay.tables import Int64s, Tables
+from replay.mapping import Readahead, Rows
+from replay.tables import Int64s, Located, Tables
 
 
 def gather(
@@ -71,19 +71,41 @@ def gather(
     return out
 
 
+def read_located(located: Located, start: int, stop: int, readahead: Readahead) -> dict[str, NDArray[Any]] | None:
+    """Entries start .. stop of what was located, as from `gather`; None where the arrays were let go of."""
+    columns = located.columns  # held until the copies are made
+    if columns is None:
+        return None
+    rows: dict[str, NDArray[Any]] = {}
+    out = {}
+    for name, spec in located.fields:
+        if spec.name not in rows:
+            rows[spec.name] = _copy(spec, located.rows[spec.name], start, stop, readahead)
+        out[name] = np.ascontiguousarray(spec.decode(rows[spec.name], name))
+    del columns
+    return out
+
+
 def _stored(
     spec: ArraySpec, tables: Tables, source: Int64s, at: Int64s, readahead: Readahead, cache: bool
 ) -> NDArray[Any]:
     # Held until the copy is made: another thread may close a segment meanwhile.
     column = tables.column(spec, source, cache and spec.form != "plain")
     # Seen as unsigned, a negative row is beyond every end. An address beyond the array would be read all the same.
-    bad = at.view(np.uint64) >= column.count[source].view(np.uint64)
+    bad = at.view(np.uint64) >= column.count.take(source).view(np.uint64)
     if bad.any():
         k = int(np.flatnonzero(bad)[0])
         number = int(source[k])
         name = tables.segment(number).path.name
         raise StoreError(bad_value(f"row of {name}", int(at[k]), f"0 .. {column.count[number] - 1}"))
-    copy = readahead.copy if spec.sharded else copy_rows
-    rows = copy(column.address[source] + at * spec.row_bytes, spec.row_bytes)
+    if not len(at):
+        return np.empty((0, *spec.shape), spec.dtype)
+    rows = Rows(column.address.take(source) + at * spec.row_bytes, spec.row_bytes)
+    out = _copy(spec, rows, 0, len(at), readahead)
     del column
-    return rows.view(spec.dtype).reshape(len(at), *spec.shape)
+    return out
+
+
+def _copy(spec: ArraySpec, rows: Rows, start: int, stop: int, readahead: Readahead) -> NDArray[Any]:
+    copied = readahead.copy(rows, start, stop) if spec.sharded else rows.copy(start, stop)
+    return copied.view(spec.dtype).reshape(stop - start, *spec.shape)

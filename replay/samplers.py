@@ -20,12 +20,11 @@ from replay.catalog import Catalog
 from replay.drawing import Batch, CounterSampler, Group, Pool
 from replay.index import Query
 from replay.record import EpisodeEntry
+from replay.row_blocks import EPISODE, LONGEST, PARTLY, Block, make_block, where_of
 from replay.store import Store
+from replay.tables import Int64s
 
 __all__ = ["Group", "OnPolicySampler", "RowSampler", "SuccessSampler", "UniformSampler"]
-
-_SEGMENT, _START, _EPISODE, _PARTLY = range(4)  # columns of `RowSampler._where`
-_MAX_SLOTS = 1 << 32  # an episode's number is that of its segment times this, and its slot
 
 
 class RowSampler(CounterSampler):
@@ -49,8 +48,9 @@ class RowSampler(CounterSampler):
             StoreError: if a field is unknown.
         """
         super().__init__(store, seed, fields, {})
-        self._valid: dict[int, NDArray[np.int64]] = {}  # by the number of the episode, see `_where`
-        self._tables: dict[Group, NDArray[np.int64]] = {}
+        self._valid: dict[int, Int64s] = {}  # by the number of the episode
+        self._tables: dict[Group, Int64s] = {}
+        self._block: Block | None = None
 
     def batch(self, groups: Sequence[Group], step: int) -> Batch:
         """The batch of update `step`; the same whenever it is asked for, as long as the same episodes fit.
@@ -63,45 +63,57 @@ class RowSampler(CounterSampler):
         Raises:
             StoreError: if nothing fits a group, an episode lacks a field, or it cannot be weighed.
         """
-        drawn, rows = [], []
-        for number, group in enumerate(groups):
-            each = group.rows_per_episode
-            pool = self._pool(group)
-            k, items = pool.pick(self._rng(step, number), group.rows // each, each)
-            where = self._where(group, pool)[k]
-            if where[:, _PARTLY].any():
-                self._skip_invalid(pool, k, where, items.reshape(-1, each))
-            drawn.append(where if each == 1 else np.repeat(where, each, axis=0))
-            rows.append(items)
-        where = np.concatenate(drawn)
-        slots: dict[int, int] = {}
-        index = [slots.setdefault(key, len(slots)) for key in where[:, _EPISODE].tolist()]
-        segment, at = where[:, _SEGMENT], where[:, _START] + np.concatenate(rows)
-        out = self.store.read_at(self._step_fields, segment, at)
-        out["episode_index"] = np.array(index, np.int64)
+        block = self._block_of(groups, step)
+        k = step - block.first
+        out = self._read(block, k)
+        out["episode_index"] = block.index[k].copy()
         if self._fixed_fields:
-            distinct = np.array(list(slots), np.int64)
-            out |= self.store.read_at(self._fixed_fields, distinct // _MAX_SLOTS, distinct % _MAX_SLOTS)
+            out |= self.store.read_at(self._fixed_fields, *block.slots(k))
         return out
 
-    def _where(self, group: Group, pool: Pool) -> NDArray[np.int64]:
-        """What reading needs of the episodes of a pool, i64 (K, 4): side by side, for memory far apart is slow."""
+    def _read(self, block: Block, k: int) -> Batch:
+        rows = block.at.shape[1]
+        if block.located is None and len(block.at) > 1:
+            block.located = self.store.locate(self._step_fields, block.segments.ravel(), block.at.ravel())
+        if block.located is not None:
+            read = self.store.read_located(block.located, k * rows, (k + 1) * rows)
+            if read is not None:
+                return read
+            block.located = None
+        return self.store.read_at(self._step_fields, block.segments[k], block.at[k])
+
+    def _block_of(self, groups: Sequence[Group], step: int) -> Block:
+        """The block that has this step. Blocks grow while steps follow each other in an unchanged view of the store,
+        so that little is drawn in vain where they do not.
+        """
+        last = self._block
+        if last is not None and last.holds(groups, step, self.store.generation):
+            return last
+        follows = last is not None and last.holds(groups, step - 1, self.store.generation) and step == last.end
+        steps = min(LONGEST, 2 * (last.end - last.first)) if follows and last is not None else 1
+        pools = [self._pool(group) for group in groups]
+        drawn = []
+        for number, (group, pool) in enumerate(zip(groups, pools, strict=True)):
+            each = group.rows_per_episode
+            k, items = pool.pick(self._rngs(range(step, step + steps), number), group.rows // each, each)
+            where = self._where(group, pool).take(k, axis=0)
+            if where[:, :, PARTLY].any():
+                self._skip_invalid(pool, k.ravel(), where.reshape(-1, 4), items.reshape(-1, each))
+            drawn.append((where, items))
+        self._block = make_block(groups, self._generation, step, drawn)
+        return self._block
+
+    def _where(self, group: Group, pool: Pool) -> Int64s:
         table = self._tables.get(group)
         if table is None:
-            catalog, which = pool.catalog, pool.which
-            numbers = {name: column[which] for name, column in catalog.numbers.items()}
-            segment = self.store.segment_numbers(catalog.names["segment"])[catalog.codes["segment"][which]]
-            partly = numbers["valid_rows"] != numbers["rows"]
-            columns = [segment, numbers["start"], segment * _MAX_SLOTS + numbers["slot"], partly]
-            table = self._tables[group] = np.stack(columns, axis=1)
+            numbers = self.store.segment_numbers(pool.catalog.names["segment"])
+            table = self._tables[group] = where_of(pool, numbers)
         return table
 
-    def _skip_invalid(
-        self, pool: Pool, k: NDArray[np.int64], where: NDArray[np.int64], items: NDArray[np.int64]
-    ) -> None:
+    def _skip_invalid(self, pool: Pool, k: Int64s, where: Int64s, items: Int64s) -> None:
         """Turn `items` (n, each), which count the rows of episodes that may be drawn, into rows."""
-        for i in np.flatnonzero(where[:, _PARTLY]).tolist():
-            key = int(where[i, _EPISODE])
+        for i in np.flatnonzero(where[:, PARTLY]).tolist():
+            key = int(where[i, EPISODE])
             if key not in self._valid:
                 (place,) = pool.catalog.places(pool.which[k[i : i + 1]])
                 self._valid[key] = self.store.valid_rows(place)
@@ -113,6 +125,7 @@ class RowSampler(CounterSampler):
     def _forget(self) -> None:
         self._valid.clear()
         self._tables.clear()
+        self._block = None
 
 
 UniformSampler = RowSampler  # what it is without weights

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replay.layout import ArraySpec
+from replay.mapping import Rows
 from replay.segment import Segment
 from replay.segments import OpenSegments
 
@@ -39,6 +42,21 @@ class Column:
         self.address[number] = address  # last: who sees it may read
 
 
+@dataclasses.dataclass(eq=False)
+class Located:
+    """Where B entries of fields lie, all of one layout and in open segments.
+
+    Attributes:
+        fields: each field and the array that holds it.
+        rows: name of the array -> its B entries.
+        columns: hold the arrays, also of segments that are closed meanwhile; None after `Tables.clear`.
+    """
+
+    fields: list[tuple[str, ArraySpec]]
+    rows: dict[str, Rows]
+    columns: list[Column] | None
+
+
 class Tables:
     """Numbers for segments, and a `Column` for each of their stored arrays. Any thread may use it.
 
@@ -55,7 +73,9 @@ class Tables:
         self._records: list[tuple[str, int] | None] = []
         self._layout = np.empty(0, np.int64)  # of each segment; -1 where it was not opened yet
         self._layouts: dict[tuple[Any, ...], int] = {}
+        self._fields_of: list[dict[str, ArraySpec]] = []  # of each layout
         self._columns: dict[str, Column] = {}
+        self._located: weakref.WeakSet[Located] = weakref.WeakSet()
         self._closings = segments.closings
 
     def numbers(self, paths: Sequence[str], records: Sequence[tuple[str, int] | None] | None = None) -> Int64s:
@@ -81,6 +101,9 @@ class Tables:
         """The open segment with this number; errors as in `OpenSegments.get`."""
         return self._segments.get(self._paths[number], self._records[number])
 
+    def _open_all(self, numbers: Sequence[int]) -> None:
+        self._segments.get_all([self._paths[n] for n in numbers], [self._records[n] for n in numbers])
+
     def layouts(self, numbers: Int64s) -> Int64s:
         """Which layout segments have, i64 (N,): equal numbers where their fields and shapes are equal.
 
@@ -92,13 +115,19 @@ class Tables:
                 new = np.full(len(self._paths) - len(self._layout), -1, np.int64)
                 self._layout = np.concatenate([self._layout, new])
             known = self._layout
-        out = known[numbers]
+        out = known.take(numbers)
         if out.min(initial=0) < 0:
-            for number in np.unique(numbers[out < 0]).tolist():
-                signature = tuple(self.segment(number).signature.items())
+            unknown = np.unique(numbers[out < 0]).tolist()
+            self._open_all(unknown)
+            for number in unknown:
+                segment = self.segment(number)
+                signature = tuple(segment.signature.items())
                 with self._lock:
-                    known[number] = self._layout[number] = self._layouts.setdefault(signature, len(self._layouts))
-            out = known[numbers]
+                    layout = self._layouts.setdefault(signature, len(self._layouts))
+                    if layout == len(self._fields_of):
+                        self._fields_of.append({name: segment.spec_of(name) for name in segment.signature})
+                    known[number] = self._layout[number] = layout
+            out = known.take(numbers)
         return out
 
     def column(self, spec: ArraySpec, numbers: Int64s, cache: bool) -> Column:
@@ -118,13 +147,56 @@ class Tables:
             column = self._columns.get(spec.name)
             if column is None or len(column.address) < len(self._paths):
                 column = self._columns[spec.name] = Column(len(self._paths), column)
-        missing = column.address[numbers] == 0
-        if missing.any():
-            for number in np.unique(numbers[missing]).tolist():
+        found = column.address.take(numbers)
+        if not found.all():
+            missing = np.unique(numbers[found == 0]).tolist()
+            self._open_all(missing)
+            for number in missing:
                 column.put(number, *self.segment(number).located(spec.name, cache))
         return column
 
+    def located(self, fields: Sequence[str], numbers: Int64s, at: Int64s) -> Located | None:
+        """Where entries lie; opens nothing.
+
+        Args:
+            fields: step-level or episode-level.
+            numbers: (B,) of segments.
+            at: (B,) entry within the segment.
+
+        Returns:
+            None where that cannot be said yet: a segment is not open, lacks a field or the entry, or has not the layout
+            of the others. Who reads these one by one is told what is wrong.
+        """
+        with self._lock:
+            known, columns = self._layout, {} if self._closings != self._segments.closings else dict(self._columns)
+        if numbers.max() >= len(known):
+            return None
+        layouts = known.take(numbers)
+        if layouts.min() < 0 or (layouts != layouts[0]).any():
+            return None
+        specs = self._fields_of[int(layouts[0])]
+        found = Located([], {}, [])
+        held: list[Column] = []
+        for name in fields:
+            spec = specs.get(name)
+            column = None if spec is None else columns.get(spec.name)
+            if spec is None or column is None or numbers.max() >= len(column.address):
+                return None
+            found.fields.append((name, spec))
+            if spec.name not in found.rows:
+                first = column.address.take(numbers)
+                if not first.all() or (at < 0).any() or (at >= column.count.take(numbers)).any():
+                    return None
+                found.rows[spec.name] = Rows(first + at * spec.row_bytes, spec.row_bytes)
+                held.append(column)
+        found.columns = held
+        with self._lock:
+            self._located.add(found)
+        return found
+
     def clear(self) -> None:
-        """Let go of all arrays."""
+        """Let go of all arrays, also of those that were located."""
         with self._lock:
             self._columns = {}
+            for found in self._located:
+                found.columns = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +27,14 @@ def to_torch(batch: Batch, pin: bool | None = None) -> dict[str, torch.Tensor]:
     import torch
 
     if pin is None:
-        pin = torch.cuda.is_available()
+        pin = _has_cuda()
     tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in batch.items()}
     return {name: t.pin_memory() for name, t in tensors.items()} if pin else tensors
+
+
+@cache
+def _has_cuda() -> bool:
+    """Asked once: what is asked of the driver takes longer than a batch."""
+    import torch
+
+    return torch.cuda.is_available()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import replay.mapping
-from replay.mapping import Readahead, address_of, copy_rows, map_file
+from replay.mapping import Readahead, Rows, address_of, map_file
 
 
 def maps_of(path: Path) -> int:
@@ -48,11 +48,12 @@ def test_rows_are_copied_from_arrays_that_lie_far_apart(row_bytes: int, limit: i
     far[:] = rng.integers(0, 256, far.shape, dtype=np.uint8)
     rows = [(near, 6), (far, 4), (near, 0), (far, 0), (near, 6)]
     addresses = np.array([address_of(a) + k * row_bytes for a, k in rows], np.int64)
-    got = copy_rows(addresses, row_bytes)
-    np.testing.assert_array_equal(got, np.stack([a[k] for a, k in rows]))
-    assert got.flags.writeable and got.flags.owndata
-    assert copy_rows(addresses[:1], row_bytes).tobytes() == near[6].tobytes()
-    assert copy_rows(addresses[:0], row_bytes).shape == (0, row_bytes)
+    found = Rows(addresses, row_bytes)
+    got, expected = found.copy(0, 5), np.stack([a[k] for a, k in rows])
+    np.testing.assert_array_equal(got, expected)
+    assert got.flags.writeable and not any(np.shares_memory(got, a) for a in (near, far))
+    np.testing.assert_array_equal(found.copy(1, 3), expected[1:3])
+    assert found.copy(2, 2).shape == (0, row_bytes)
 
 
 def test_the_disk_is_asked_ahead_only_while_it_is_read(monkeypatch) -> None:
@@ -65,7 +66,7 @@ def test_the_disk_is_asked_ahead_only_while_it_is_read(monkeypatch) -> None:
     addresses = address_of(data) + 4096 * np.array([3, 1, 3])
     readahead, told = Readahead(), []
     for _ in range(4):
-        np.testing.assert_array_equal(readahead.copy(addresses, 4096), data[[3, 1, 3]])
+        np.testing.assert_array_equal(readahead.copy(Rows(addresses, 4096), 0, 3), data[[3, 1, 3]])
         told.append((readahead.cold, len(asked)))
     assert told == [(True, 0), (True, 2), (False, 4), (False, 4)]
     assert all(a % mmap.PAGESIZE == 0 for a in asked)
