@@ -19,6 +19,7 @@ _EXAMPLES = """examples:
   servofleet train experiment=quickstart            ten minutes on two cores; the same command continues a stopped run
   servofleet train experiment=quickstart seed=1     another seed, another run directory
   servofleet evaluate experiment=quickstart         evaluate the newest weights of that run again
+  servofleet export run=runs/quickstart-0 out=policy   the policy as a program for a robot, checked against the run
   servofleet replay info runs/quickstart-0/store    what a replay store holds
   servofleet replay verify runs/quickstart-0/store  read all of it again and list what is wrong
   servofleet replay prune runs/quickstart-0/store --newest-steps 1000000 --dry-run   what a policy would delete
@@ -87,6 +88,9 @@ def _parser() -> argparse.ArgumentParser:
         "--policy", default="learned", help="learned (default), zero, pbvs, nearest_goal or moment_ibvs"
     )
     takes_overrides(evaluate)
+    takes_overrides(
+        verb("export", _export, "Write a run's policy as a program: run=DIR out=DIR [checkpoint=N] [image_size=PX].")
+    )
     replay = verb("replay", replay_verb.replay, "Look into replay stores and keep them in order.")
     replay_verb.add_arguments(replay)
     add_arguments(verb("assets", _assets, "Import models into a cache that scenes are drawn from."))
@@ -136,6 +140,18 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     result = evaluate_run(config, arguments.policy, as_json=arguments.json)
     if arguments.json:
         print(json.dumps(result))
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    _quiet_libraries()
+    from cluster.export_verb import export
+
+    _set_threads(1)
+    result = export(arguments.overrides)
+    parity = result["manifest"]["parity"]
+    agreed = f"agrees with the run on {parity['frames']} frames within {parity['command']:.2g}"
+    print(json.dumps(result) if arguments.json else f"{result['out']}: {agreed}")
     return 0
 
 

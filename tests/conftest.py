@@ -9,6 +9,7 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[_name] = "1"
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -25,3 +26,11 @@ def reference_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no reference data: ../shared does not exist beside this checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A run of one checkpoint and its export; see `exported_for_tests.Exported`. Nobody changes its files."""
+    from exported_for_tests import write_run_and_export
+
+    return write_run_and_export(tmp_path_factory.mktemp("exported"))

@@ -101,7 +101,8 @@ def _quaternion(m: Tensor) -> Tensor:
     parts = [diagonal[:, 0], wx, wy, wz, wx, diagonal[:, 1], xy, xz, wy, xy, diagonal[:, 2], yz, wz, xz, yz]
     outer = torch.stack([*parts, diagonal[:, 3]], dim=1).unflatten(1, (4, 4))
     best = diagonal.argmax(dim=1)
-    q = torch.take_along_dim(outer, best[:, None, None], dim=1)[:, 0]
+    # Chosen by a product: take_along_dim would make the size of the batch a constant of the program.
+    q = (torch.eye(4, dtype=m.dtype, device=m.device)[best][:, None] @ outer)[:, 0]
     q = q / q.norm(dim=1, keepdim=True)
     return torch.where(q[:, :1] < 0.0, -q, q)
 
