@@ -71,6 +71,20 @@ class RowSampler(CounterSampler):
             out |= self.store.read_at(self._fixed_fields, *block.slots(k))
         return out
 
+    def episode_ids(self, groups: Sequence[Group], step: int) -> list[str]:
+        """Ids of the E episodes of ``batch(groups, step)``, in the order of its episode-level fields.
+
+        They are drawn and looked up again, so that batches whose ids nobody asks for do not pay for them.
+        """
+        places = []
+        for number, group in enumerate(groups):
+            pool, each = self._pool(group), group.rows_per_episode
+            k, _ = pool.pick(self._rngs(range(step, step + 1), number), group.rows // each, each)
+            places += pool.catalog.places(pool.which[k.ravel()])
+        sql = "SELECT id FROM episodes WHERE writer = ? AND seq = ? AND slot = ?"
+        found = (self.store.index.rows(sql, (p.writer, p.seq, p.slot))[0][0] for p in places)
+        return list(dict.fromkeys(str(episode_id) for episode_id in found))
+
     def _read(self, block: Block, k: int) -> Batch:
         rows = block.at.shape[1]
         if block.located is None and len(block.at) > 1:

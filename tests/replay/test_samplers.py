@@ -81,6 +81,17 @@ def test_draws_do_not_depend_on_who_committed_first(
         )
 
 
+def test_the_ids_of_a_batch_are_those_of_its_episodes(tmp_path: Path) -> None:
+    episodes = {str(e.meta.id): e for e in imitation()}
+    sampler = UniformSampler(fill(tmp_path / "s", [("w", list(episodes.values()))]), 7, FIELDS)
+    for step in (3, 0, 4):
+        batch = sampler.batch(GROUPS, step)
+        ids = sampler.episode_ids(GROUPS, step)
+        assert len(ids) == len(batch["goal_image"])
+        for goal, episode_id in zip(batch["goal_image"], ids, strict=True):
+            np.testing.assert_array_equal(goal, episodes[episode_id].fixed["goal_image"])
+
+
 def test_a_resumed_sampler_goes_on_with_the_same_rows_whatever_was_committed_since(tmp_path: Path) -> None:
     store = fill(tmp_path / "s", [("w", imitation())])
     sampler = UniformSampler(store, 3, FIELDS)
