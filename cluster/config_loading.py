@@ -24,12 +24,16 @@ from yaml import YAMLError
 from common.config import PhaseConfig, RunConfig, check, walk
 from common.errors import ConfigError, bad_value
 
+# Folders of configs/ whose files are chosen by name.
+_GROUPS = ("experiment", "ablation")
+
 
 def load_config(overrides: Sequence[str], config_dir: str | Path | None = None) -> RunConfig:
     """Compose, convert and check the configuration of a run.
 
     Args:
-        overrides: hydra overrides, `experiment=NAME` and `dotted.key=value`; later ones win.
+        overrides: hydra overrides, `experiment=NAME`, `ablation=NAME` or `ablation=[NAME,NAME]`, and
+            `dotted.key=value`; later ones win.
         config_dir: a folder with an `experiment/` folder of the user's own yaml files. Its names come in addition to
             the ones that servofleet brings, which win where both have one.
 
@@ -42,13 +46,15 @@ def load_config(overrides: Sequence[str], config_dir: str | Path | None = None) 
     own = Path(str(resources.files("configs")))
     extra = [] if config_dir is None else [_folder(config_dir)]
     parsed = [_parse(text) for text in overrides]
-    experiments = _experiments([own, *extra])
-    for override in parsed:
-        name = override.value() if override.key_or_group == "experiment" else None
-        if name is not None and name not in experiments:
-            raise ConfigError(bad_value("experiment", name, f"{experiments}{_suggest(str(name), experiments)}"))
+    for group in _GROUPS:
+        names = _names([own, *extra], group)
+        for override in (o for o in parsed if o.key_or_group == group):
+            value = override.value()
+            for name in value if isinstance(value, list) else [value]:
+                if name is not None and name not in names:
+                    raise ConfigError(bad_value(group, name, f"{names}{_suggest(str(name), names)}"))
     search = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in extra)}]"] if extra else []
-    groups = [o.input_line for o in parsed if o.key_or_group == "experiment" and o.input_line]
+    groups = [o.input_line for o in parsed if o.key_or_group in _GROUPS and o.input_line]
     try:
         config = _compose(own, [*search, *overrides])
     except ConfigError:
@@ -104,7 +110,12 @@ def _check_keys(parsed: Iterable[Override], base: RunConfig) -> None:
     for override in parsed:
         key = override.key_or_group
         parts = key.split(".")
-        if override.is_delete() or key in known or (override.is_add() and key.rpartition(".")[0] in tables):
+        if (
+            override.is_delete()
+            or key in known
+            or key in _GROUPS
+            or (override.is_add() and key.rpartition(".")[0] in tables)
+        ):
             continue
         if parts[0] == "phases" and len(parts) > 1 and parts[1] not in base.phases:
             allowed = f"{sorted(base.phases)} (new phases are written in an experiment's yaml)"
@@ -139,8 +150,8 @@ def _explain(error: Exception) -> str:
     return f"{prefix}{key[1]}: {message}" if key and key[1] not in message else f"{prefix}{message}"
 
 
-def _experiments(folders: list[Path]) -> list[str]:
-    return sorted({path.stem for folder in folders for path in (folder / "experiment").glob("*.yaml")})
+def _names(folders: list[Path], group: str) -> list[str]:
+    return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
 
 
 def _folder(path: str | Path) -> Path:

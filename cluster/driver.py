@@ -20,7 +20,7 @@ from cluster.run_directory import RunDirectory
 from common.config import PhaseConfig, RunConfig
 from common.errors import CheckpointError
 from common.identity import PolicyVersion, weights_sha256
-from common.networks.servo_net import initial_weights
+from common.networks.servo_net import initial_weights, restarted_weights
 from learner.learners import build_learner
 from replay.pins import pin, read_pins, unpin
 
@@ -198,6 +198,10 @@ class Run:
     def _enter_phase(self) -> None:
         name = self.config.schedule[self.cut.phase]
         learner = build_learner(self.config, name)
+        if not self.cut.round:
+            self.weights = restarted_weights(
+                self.config.network, self.config.seed, self.weights, self.config.phases[name].restart
+            )
         learner.set_weights(self.weights)
         # A phase may enter with another exploration std than the last one left; what acts must be what learns.
         self.weights = learner.get_weights()

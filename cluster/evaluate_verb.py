@@ -11,7 +11,7 @@ from actors.classical import make_policy
 from cluster.evaluation import evaluate_stage
 from cluster.program import build_program
 from cluster.run_directory import RunDirectory
-from common.config import RunConfig
+from common.config import EvaluationConfig, RunConfig
 from common.errors import CheckpointError
 from common.identity import PolicyVersion, weights_sha256
 from learner.checkpoint import Checkpoints
@@ -27,7 +27,8 @@ def evaluate_run(config: RunConfig, policy: str, *, as_json: bool) -> dict[str, 
         as_json: do not print the table.
 
     Returns:
-        ``{"policy", "suite_sha256", "free": METRICS, "stopped": METRICS}``.
+        ``{"policy", "suite_sha256", "conditions", "free": METRICS, "stopped": METRICS}``; the conditions are those of
+        `conditions`.
 
     Raises:
         CheckpointError: if the run has no complete checkpoint.
@@ -49,7 +50,21 @@ def evaluate_run(config: RunConfig, policy: str, *, as_json: bool) -> dict[str, 
         with RunDirectory(aside) as directory, build_program(aside, directory) as program:
             result = evaluate_stage(program, "evaluate", policy, weights, version, 0)
             suite = program.suite.sha256
+    asked = conditions(config.evaluation)
     if not as_json:
-        report = {"experiment": config.experiment, "seed": config.seed, "wall_s": 0.0, "suite_sha256": suite}
+        changed = [f"{k}={v}" for k, v in asked.items() if v != getattr(EvaluationConfig(), k)]
+        name = f"{config.experiment} ({', '.join(changed)})" if changed else config.experiment
+        report = {"experiment": name, "seed": config.seed, "wall_s": 0.0, "suite_sha256": suite}
         print_report({**report, "stages": {policy: result}})
-    return {"policy": policy, "suite_sha256": suite, **result}
+    return {"policy": policy, "suite_sha256": suite, "conditions": asked, **result}
+
+
+def conditions(evaluation: EvaluationConfig) -> dict[str, Any]:
+    """How the policy was steered and seen with: the settings of evaluation that make two tables no longer comparable.
+
+    The thresholds of the hybrid law and the settings of the hypotheses are among them only where they are used.
+    """
+    names = ["focal_scale", "distance_scale", "denormalise", "control", "control_source"]
+    names += ["hybrid_near", "hybrid_far"] if evaluation.control == "hybrid" else []
+    names += ["hypotheses", "hypothesis_pick", "ddim_steps"] if evaluation.control_source == "diffusion" else []
+    return {name: getattr(evaluation, name) for name in names}

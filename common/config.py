@@ -45,6 +45,7 @@ class PhaseConfig:
 
     kind: str = fixed("imitation", "which loss", "imitation|value_warmup|ppo|self_imitation")
     train: list[str] = fixed([], "parameter prefixes that learn; everything else is frozen")
+    restart: list[str] = fixed([], "parameter prefixes that enter the phase with random weights again")
     samples: int = fixed(0, "the phase ends after this many samples: rows drawn (il), steps collected (RL, SIL)", "> 0")
     reward: RewardConfig = fixed(RewardConfig, "reward weights of this phase")
     imitation: ImitationConfig = fixed(ImitationConfig, "settings of an imitation phase")

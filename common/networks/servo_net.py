@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from common.config import NetworkConfig
+from common.errors import ConfigError, bad_value
 from common.network_config import image_side, token_stride
 from common.networks.backbone import ImageFeatures
 from common.networks.conv_encoder import ConvEncoder
@@ -27,6 +28,7 @@ __all__ = [
     "encoder_sha256",
     "get_weights",
     "initial_weights",
+    "restarted_weights",
     "set_weights",
 ]
 
@@ -126,3 +128,18 @@ def initial_weights(cfg: NetworkConfig, seed: int) -> Weights:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return get_weights(ServoNet(cfg))
+
+
+def restarted_weights(cfg: NetworkConfig, seed: int, weights: Weights, prefixes: list[str]) -> Weights:
+    """`weights` with those of the given prefixes as `initial_weights` has them.
+
+    Raises:
+        ConfigError: if a prefix names no parameter.
+    """
+    if not prefixes:
+        return weights
+    fresh = initial_weights(cfg, seed)
+    for prefix in prefixes:
+        if not any(name.startswith(prefix) for name in fresh):
+            raise ConfigError(bad_value("restart", prefix, "a prefix of a parameter name"))
+    return {name: fresh[name] if name.startswith(tuple(prefixes)) else array for name, array in weights.items()}
