@@ -98,8 +98,8 @@ class MatchingEncoder(nn.Module):
         both = torch.cat([current, goal])
         for layer in self.match_layers:
             both = layer(both, turn)
-        first, second = self.match_norm(both).chunk(2)
-        return first, second
+        both, n = self.match_norm(both), current.shape[0]
+        return both[:n], both[n:]
 
     def fuse(self, current: ImageFeatures, goal: ImageFeatures) -> Encoding:
         """Encode N pairs of image features.
