@@ -118,6 +118,6 @@ class CrossLayer(nn.Module):
         y = self.norm(both)
         both = both + self.self_attention(y, y, turn)
         y = self.cross_norm(both)
-        # A roll swaps the halves; of chunks or slices, a traced program would take the size of the batch for a constant.
+        # A roll swaps the halves; with chunks or slices, a traced program has the size of the batch as a constant.
         both = both + self.cross_attention(y, y.roll(y.shape[0] // 2, dims=0))
         return both + self.mlp(self.mlp_norm(both))
