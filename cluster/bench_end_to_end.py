@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from cluster.imitation_rounds import ImitationRounds
 from cluster.program import Program, build_program
-from cluster.rounds import ImitationRounds
 from cluster.run_directory import RunDirectory
 from common.config import RunConfig
 from common.identity import PolicyVersion, weights_sha256
@@ -60,9 +60,9 @@ def _measure(config: RunConfig, program: Program, repeats: int) -> list[dict[str
     round = 0
     for repeat in range(repeats + 1):
         began = time.perf_counter()
-        program.fleet.run(rounds.tasks(round + 1, version), weights)
+        program.fleet.run(rounds.next_tasks(round + 1, version), weights)
         collected = time.perf_counter()
-        rounds.update(round, lambda: None)
+        rounds.update(rounds.groups(round), lambda: None, lambda: None)
         learned = time.perf_counter()
         # The round after the one collected above, so that nothing is done twice.
         round += 1

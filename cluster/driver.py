@@ -13,9 +13,10 @@ from typing import Any
 from actors.tasks import split
 from cluster.console import Display
 from cluster.evaluation import evaluate_stage
+from cluster.phase_rounds import PhaseRounds
 from cluster.program import Program, build_program
 from cluster.report import write_final_report
-from cluster.rounds import PhaseRounds, make_rounds
+from cluster.rounds import make_rounds
 from cluster.run_directory import RunDirectory
 from common.config import PhaseConfig, RunConfig
 from common.errors import CheckpointError
@@ -112,7 +113,8 @@ class Run:
             assert self.rounds is not None
             learner_arrays = {k.removeprefix("learner/"): v for k, v in arrays.items() if k.startswith("learner/")}
             self.rounds.learner.load_state(learner_arrays, self.cut.learner)
-            self.rounds.load_cursors(self.cut.sampler)
+            for line in self.rounds.load_cursors(self.cut.sampler):
+                self.display.say(line)
             self.weights = self.rounds.learner.get_weights()
         self.display.say(f"resuming from checkpoint {self._number}: {self.where()}")
 

@@ -23,6 +23,7 @@ from typing import Any
 from actors.scenes.models import open_imports
 from actors.scenes.suite import Suite, held_out_suite
 from cluster.fleet import Fleet
+from cluster.pace import check_pace
 from cluster.replay_writer import open_writer, start_replay_writer, store_location
 from cluster.run_directory import MetricsLog, RunDirectory
 from common.config import RunConfig, flatten
@@ -69,9 +70,14 @@ def build_program(config: RunConfig, directory: RunDirectory) -> Iterator[Progra
 
     Yields:
         The program; Ray, if it was started here, ends with the context.
+
+    Raises:
+        ConfigError: if the replay settings let collectors and learner wait for each other, or name another run's store.
+        StoreError: if the store cannot be opened or written.
     """
     import ray
 
+    check_pace(config)
     store = open_run_store(config, directory)
     metrics = MetricsLog(directory.path / "metrics.jsonl")
     started_here = not ray.is_initialized()

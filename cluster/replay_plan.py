@@ -75,7 +75,7 @@ def replay_plan(config: RunConfig, rate: float | None, measure: str | None, disk
 
 def workload(config: RunConfig) -> list[Work]:
     """What a run collects from start to end: per phase the records of each kind."""
-    from cluster.rounds import num_rounds
+    from cluster.phase_rounds import num_rounds
 
     out: list[Work] = []
     suites = len(config.evaluation.baselines)

@@ -21,10 +21,14 @@ class ReplayConfig:
     )
     prefetch: int = free(2, "batches drawn ahead while the learner computes (imitation); 0 draws none ahead", ">= 0")
     samples_per_insert: float = free(
-        0.0, "how often a collected row is drawn on average (imitation); 0 collects one round per learning round", ">= 0"
+        0.0,
+        "how often a collected row is drawn on average (imitation); 0 collects one round per learning round",
+        ">= 0",
     )
     error_band: float = free(
-        0.0, "rows drawn by which samples_per_insert may be off; 0 is twice the narrowest band that cannot block", ">= 0"
+        0.0,
+        "rows drawn by which samples_per_insert may be off; 0 is twice the narrowest band that cannot block",
+        ">= 0",
     )
     min_rows: int = free(1, "rows collected before the first is drawn (imitation)", "> 0")
     keep_rows: int = free(0, "delete all but the newest rows that hold this many; 0 keeps everything", ">= 0")

@@ -205,13 +205,13 @@ class Limiter:
         Returns:
             inserts, samples, removed: rows, over all runs; balance: of sampled rows, see above;
             insert_wait, sample_wait: fraction of the time, 0 .. 1, that at least one caller of this side waited. A
-            refused `try_...` waits until the next one of its side is allowed.
+            refused `try_...` waits until the next one of its side is allowed; seconds: the time they are fractions of.
         """
         with self._changed:
             now = self._clock()
             elapsed = max(now - self._began, 1e-9)
             out = {"inserts": float(self._inserts), "samples": float(self._samples), "removed": float(self._removed)}
-            out["balance"] = float(self._balance)
+            out |= {"balance": float(self._balance), "seconds": elapsed}
             for side, waited in self._waits.items():
                 since = self._waiting_since[side]
                 out[f"{side}_wait"] = (waited + (0.0 if since is None else now - since)) / elapsed

@@ -23,7 +23,12 @@ class Prefetcher(Generic[T]):
     """
 
     def __init__(
-        self, sampler: CounterSampler, groups: Sequence[Group], convert: Callable[[Batch], T], depth: int = 2
+        self,
+        sampler: CounterSampler,
+        groups: Sequence[Group],
+        convert: Callable[[Batch], T],
+        depth: int = 2,
+        count: int | None = None,
     ) -> None:
         """Begin to draw.
 
@@ -32,6 +37,7 @@ class Prefetcher(Generic[T]):
             groups: of every batch.
             convert: what the thread makes of a batch, such as `replay.torch_batches.to_torch`.
             depth: batches that are held ready at most.
+            count: batches that `next` gives at most, so that none is drawn ahead in vain; None is no end.
 
         Raises:
             StoreError: if depth is below 1.
@@ -40,6 +46,7 @@ class Prefetcher(Generic[T]):
             raise StoreError(bad_value("prefetch depth", depth, "at least 1"))
         self._sampler, self._groups, self._convert, self._depth = sampler, tuple(groups), convert, depth
         self._step = int(sampler.state()["next"])
+        self._end = None if count is None else self._step + count
         self._ahead: deque[tuple[int, Future[T]]] = deque()
         # One thread: a second one gains nothing on reads from memory, and samplers need no lock.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="replay-prefetch")
@@ -51,6 +58,8 @@ class Prefetcher(Generic[T]):
         generation = self._sampler.store.generation
         while len(self._ahead) < self._depth:
             step = self._step + len(self._ahead)
+            if step == self._end:
+                return
             self._ahead.append((generation, self._thread.submit(self._draw, self._groups, step)))
 
     def _draw(self, groups: Sequence[Group], step: int) -> T:
@@ -65,10 +74,12 @@ class Prefetcher(Generic[T]):
         """The next batch, waiting for it if need be; `waited_s` sums up the seconds.
 
         Raises:
-            StoreError: if it is closed, or what the draw raised; the same step is drawn again then.
+            StoreError: if it is closed or at its end, or what the draw raised; the same step is drawn again then.
         """
         if self._closed:
             raise StoreError("a prefetcher that was closed has no next batch")
+        if self._step == self._end:
+            raise StoreError(f"a prefetcher has no batch beyond its count, which ended at step {self._end}")
         if self._ahead and self._ahead[0][0] != self._sampler.store.generation:
             self._drop()
         self._fill()

@@ -10,14 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from local_program import changed, local_program, small_config, version_of
 
-from cluster.rounds import (
-    ImitationRounds,
-    ReinforcementRounds,
-    SelfImitationRounds,
-    make_rounds,
-    num_rounds,
-    round_to,
-)
+from cluster.imitation_rounds import ImitationRounds
+from cluster.phase_rounds import num_rounds, round_to
+from cluster.rounds import ReinforcementRounds, SelfImitationRounds, make_rounds
 from common.config import ImitationConfig, PhaseConfig, PPOConfig, RunConfig
 from common.networks.servo_net import initial_weights
 from replay.index import Query
@@ -86,7 +81,10 @@ def test_round_to_is_the_nearest_multiple():
 def groups_of(imitation, round=9):
     phase = PhaseConfig(kind="imitation", samples=10**4, train=["encoder"], imitation=imitation)
     program = SimpleNamespace(config=RunConfig(phases={"il": phase}, schedule=["il"]), store=None)
-    return ImitationRounds(program, "il", Notebook(), 0)._groups(round)
+    rounds = ImitationRounds(program, "il", Notebook(), 0)
+    for learning in range(round + 1):
+        rounds.next_tasks(learning, None)
+    return rounds.groups(round)
 
 
 @given(st.integers(1, 40), st.integers(1, 6), st.sampled_from([0.0, 0.1, 0.25, 1 / 3, 0.5, 0.7, 0.75, 1.0]))
@@ -113,14 +111,14 @@ def test_dagger_is_collected_from_its_round_on_with_the_weights_that_act(config,
     assert rounds.total_rounds == 10
     version, settings = version_of(weights, 2, 7), config.phases["il"].imitation
     for round in range(10):
-        tasks = rounds.tasks(round, version)
+        tasks = rounds.next_tasks(round, version)
         envs = {k: sum(t.num_envs for t in tasks if t.kind == k) for k in ("pairs", "dagger")}
         assert envs == {"pairs": settings.scenes_per_round, "dagger": settings.dagger_envs if round >= 4 else 0}
         assert {(t.round, t.lineage, t.phase, t.explore) for t in tasks} == {(round, 2, "il", False)}
         assert all((t.policy, t.version) == ("uniform", None) for t in tasks if t.kind == "pairs")
         assert all((t.policy, t.version) == ("learned", version) for t in tasks if t.kind == "dagger")
         # What is learned from in a round was collected for it at the latest.
-        kinds = {g.kind for g in rounds._groups(round)}
+        kinds = {g.kind for g in rounds.groups(round)}
         assert kinds == ({"pairs", "dagger"} if round >= 4 else {"pairs"})
 
 

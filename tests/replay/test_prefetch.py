@@ -139,3 +139,14 @@ def test_close_ends_the_thread_and_is_final(store: Store) -> None:
         prefetcher.next()
     with pytest.raises(StoreError, match="prefetch depth = 0: allowed is at least 1"):
         ahead(RowSampler(store, 1, FIELDS), 0)
+
+
+def test_it_ends_where_its_count_does_and_draws_none_beyond_it(store: Store) -> None:
+    sampler, drawn = RowSampler(store, 1, FIELDS), []
+    sampler.load(sampler.state() | {"next": 5})
+    with Prefetcher(sampler, GROUPS, lambda batch: drawn.append(batch) or batch, depth=4, count=3) as batches:
+        for step in range(5, 8):
+            assert same(batches.next(), RowSampler(store, 1, FIELDS).batch(GROUPS, step))
+        with pytest.raises(StoreError, match="ended at step 8"):
+            batches.next()
+    assert len(drawn) == 3 and sampler.state()["next"] == 8
