@@ -6,7 +6,6 @@ Plain ``xarray.open_zarr(segment)`` works too, and shows the arrays as they lie 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,16 +16,17 @@ from common.errors import StoreError, bad_value
 from replay.index import Query
 from replay.layout import dim_names
 from replay.segment import Segment
+from replay.storage import Storage, Where, open_storage
 from replay.store import open_store
 
 
 def open_dataset(
-    path: str | Path, *, kind: str | None = None, phase: str | None = None, fields: Sequence[str] | None = None
+    where: Where, *, kind: str | None = None, phase: str | None = None, fields: Sequence[str] | None = None
 ) -> xr.Dataset:
     """Open one segment, or every committed episode of a store, as a dataset.
 
     Args:
-        path: folder of a segment or of a store.
+        where: folder or URL of a segment or of a store.
         kind: of a store, which kind of episodes; needed where the store holds several kinds.
         phase: of a store, only episodes of this phase.
         fields: only these; None is all. Of a store everything asked for is copied to RAM.
@@ -39,12 +39,13 @@ def open_dataset(
     Raises:
         StoreError: if the path is neither, nothing fits, or the episodes' fields do not go together.
     """
-    root = Path(path)
-    if not (root / "store.json").exists() and (root / "zarr.json").exists():
+    storage = open_storage(where)
+    if not storage.exists("store.json") and storage.exists("zarr.json"):
         if kind is not None or phase is not None:
             raise StoreError(bad_value("open_dataset kind, phase", (kind, phase), "None where the path is a segment"))
-        return _of_segment(Segment(root), fields)
-    return _of_store(root, kind, phase, fields)
+        with storage.as_folder("") as folder:  # maps of a copy stay good when it is gone
+            return _of_segment(Segment(folder), fields)
+    return _of_store(storage, kind, phase, fields)
 
 
 def _of_segment(segment: Segment, fields: Sequence[str] | None) -> xr.Dataset:
@@ -56,13 +57,13 @@ def _of_segment(segment: Segment, fields: Sequence[str] | None) -> xr.Dataset:
     return _dataset(arrays, segment.attributes["episode_id"], starts, lengths)
 
 
-def _of_store(root: Path, kind: str | None, phase: str | None, fields: Sequence[str] | None) -> xr.Dataset:
-    store = open_store(root, ram_bytes=0)
+def _of_store(storage: Storage, kind: str | None, phase: str | None, fields: Sequence[str] | None) -> xr.Dataset:
+    store = open_store(storage, ram_bytes=0)
     try:
         store.refresh()
         entries = store.select(Query(kind=kind, phase=phase))
         if not entries:
-            raise StoreError(f"no episode of {Query(kind=kind, phase=phase)} in store {root}")
+            raise StoreError(f"no episode of {Query(kind=kind, phase=phase)} in store {storage.url}")
         kinds = sorted({row[0] for row in store.index.rows("SELECT DISTINCT kind FROM episodes")})
         if kind is None and len({e.meta.kind for e in entries}) > 1:
             raise StoreError(bad_value("open_dataset kind", kind, f"one of {kinds}: they have different fields"))

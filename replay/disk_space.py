@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
-from pathlib import Path
 
 from common.errors import StoreError, bad_value
+from replay.storage import Where, open_storage
 
 
 class DiskFullError(StoreError):
@@ -45,8 +44,8 @@ class DiskLimits:
         return self.max_delay_s * min(1.0, (self.slow_free_bytes - free_bytes) / span) if span else 0.0
 
 
-def wait_for_space(root: Path, nbytes: int, limits: DiskLimits) -> float:
-    """Before `nbytes` are written below `root`: return, return later, or refuse.
+def wait_for_space(where: Where, nbytes: int, limits: DiskLimits) -> float:
+    """Before `nbytes` are written to a store: return, return later, or refuse. Object stores have no end.
 
     Returns:
         Seconds waited.
@@ -55,11 +54,14 @@ def wait_for_space(root: Path, nbytes: int, limits: DiskLimits) -> float:
         DiskFullError: if too little would be left.
         OSError: if the disk does not answer.
     """
-    disk = os.statvfs(root)
-    left = disk.f_bavail * disk.f_frsize - nbytes
+    storage = open_storage(where)
+    free = storage.free_bytes()
+    if free is None:
+        return 0.0
+    left = free - nbytes
     if left < limits.stop_free_bytes:
         raise DiskFullError(
-            f"disk of store {root} is full: {nbytes / 1e6:.1f} MB more would leave {max(left, 0) / 1e6:.1f} MB, "
+            f"disk of store {storage.url} is full: {nbytes / 1e6:.1f} MB more would leave {max(left, 0) / 1e6:.1f} MB, "
             f"stop_free_bytes = {limits.stop_free_bytes}: free space or prune the store; nothing is lost, what was "
             "not acknowledged is still buffered"
         )

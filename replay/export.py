@@ -23,6 +23,7 @@ from common.errors import StoreError, bad_value
 from replay.index import Query
 from replay.layout import dim_names
 from replay.record import EpisodeEntry
+from replay.storage import Where
 from replay.store import Store, open_store
 
 # Rows of one chunk of the zarr export hold about this many bytes.
@@ -38,7 +39,7 @@ Progress = Callable[[int, int], None]  # episodes done, of how many
 
 
 def export(
-    path: str | Path,
+    where: Where,
     out: str | Path,
     to: Literal["zarr", "parquet"],
     *,
@@ -49,7 +50,7 @@ def export(
     """Write the committed episodes of a store in another form.
 
     Args:
-        path: folder of the store.
+        where: the store.
         out: folder (zarr) or file (parquet) that does not exist yet.
         to: "zarr": one group, step fields along ``row``, the others along ``episode``, masks as bool, units and
             meanings as attributes, and the coordinates of `replay.dataset.open_dataset`. "parquet": one row per step
@@ -71,13 +72,13 @@ def export(
     if target.exists():
         raise StoreError(bad_value("export output", str(out), "a path where nothing is yet"))
     aside = target.with_name(f".{target.name}.partial")
-    store = open_store(path, ram_bytes=0)
+    store = open_store(where, ram_bytes=0)
     try:
         store.refresh()
         query = Query(kind=kind, phase=phase)
         entries = store.select(query)
         if not entries:
-            raise StoreError(f"no episode of {query} in store {path}")
+            raise StoreError(f"no episode of {query} in store {store.url}")
         _remove(aside)
         (_write_zarr if to == "zarr" else _write_parquet)(store, entries, aside, progress)
         files = [p for p in aside.rglob("*") if p.is_file()] if aside.is_dir() else [aside]
@@ -108,7 +109,7 @@ def _write_zarr(store: Store, entries: Sequence[EpisodeEntry], out: Path, progre
     lengths = np.array([e.rows for e in entries], np.int64)
     starts = np.cumsum(lengths) - lengths
     group = zarr.open_group(out, mode="w", zarr_format=3)
-    group.attrs.update({"source": str(store.root), "kind": kinds[0], "title": "servofleet episodes"})
+    group.attrs.update({"source": store.url, "kind": kinds[0], "title": "servofleet episodes"})
     rows, arrays = int(lengths.sum()), {}
     for name, shape in signature.items():
         field = FIELDS[name]

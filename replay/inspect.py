@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from replay.retention import uncommitted
+from replay.storage import Where
 from replay.store import Store, open_store
 from replay.verify import file_problems
 
@@ -20,7 +20,7 @@ IOU_BINS = 10
 _SHOWN = 12
 
 
-def store_info(path: str | Path) -> dict[str, Any]:
+def store_info(where: Where) -> dict[str, Any]:
     """Describe the committed content of a store; JSON-ready.
 
     Returns:
@@ -34,7 +34,7 @@ def store_info(path: str | Path) -> dict[str, Any]:
     Raises:
         StoreError: if it is no store, or a record is damaged.
     """
-    store = open_store(path)
+    store = open_store(where)
     try:
         store.refresh()
         ask = store.index.rows
@@ -51,7 +51,7 @@ def store_info(path: str | Path) -> dict[str, Any]:
             0
         ][0]
         return {
-            "path": str(path),
+            "path": store.url,
             "episodes": episodes,
             "rows": rows,
             "bytes": size,
@@ -85,19 +85,19 @@ def _short_version(text: str | None) -> str:
     return f"{lineage}.{counter}.{sha[:12]}"
 
 
-def orphans(store: Store) -> list[Path]:
-    """Segment folders that no record or tombstone shown by this view names: torn, or about to be committed."""
+def orphans(store: Store) -> list[str]:
+    """Segments, below the store, that no record or tombstone of this view names: torn, or about to be committed."""
     return uncommitted(store)
 
 
-def content_sha256(path: str | Path) -> str:
+def content_sha256(where: Where) -> str:
     """One hash of all committed content: over the sorted episode ids and their content hashes. Independent of writers,
     segments, order and time of the commits.
 
     Raises:
         StoreError: as `store_info`.
     """
-    store = open_store(path)
+    store = open_store(where)
     try:
         store.refresh()
         return _content_sha256(store)
@@ -114,7 +114,7 @@ def _content_sha256(store: Store) -> str:
     return digest.hexdigest()
 
 
-def verify_store(path: str | Path) -> list[str]:
+def verify_store(where: Where) -> list[str]:
     """Read every file of every committed segment and compare size and crc32c with the record.
 
     Returns:
@@ -123,10 +123,10 @@ def verify_store(path: str | Path) -> list[str]:
     Raises:
         StoreError: if it is no store, or a record is damaged.
     """
-    store = open_store(path)
+    store = open_store(where)
     try:
         store.refresh()
-        return [problem for record in store.records() for problem in file_problems(store.root, record)]
+        return [problem for record in store.records() for problem in file_problems(store.storage, record)]
     finally:
         store.close()
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from common.errors import StoreError, bad_value
 from replay.index import Query
+from replay.storage import Storage, Where, open_storage
 from replay.store import Store, open_store
 from replay.verify import find_faults
 
@@ -26,29 +26,29 @@ class Merged:
     conflicts: tuple[str, ...]
 
 
-def merge(sources: Sequence[str | Path], out: str | Path, *, progress: Progress | None = None) -> Merged:
+def merge(sources: Sequence[Where], out: Where, *, progress: Progress | None = None) -> Merged:
     """Copy every episode that stands in `sources` into the store `out`, which is made if it does not exist.
 
     An id that several of them have counts once: the copy in `out`, then that of the first source, stands. A merge that
     was stopped leaves a valid store, and is finished by the same call.
 
     Args:
-        sources: folders of at least one store; they are only read.
-        out: folder of the result, none of the sources.
+        sources: at least one store; they are only read. Local ones and those of object stores go together.
+        out: the result, none of the sources.
         progress: called with (episodes looked at, of how many).
 
     Raises:
         StoreError: if records of one kind have fields of other shapes in two of the stores, an episode cannot be read
             or does not hash to what its record says, or the result is not whole.
     """
-    target = Path(out)
-    if not sources or target.resolve() in {Path(s).resolve() for s in sources}:
-        raise StoreError(bad_value("merge output", str(out), "a store that is not among its sources (at least one)"))
-    opened = [open_store(s) for s in sources]
+    target, places = open_storage(out), [open_storage(s) for s in sources]
+    if not places or _identity(target) in map(_identity, places):
+        raise StoreError(bad_value("merge output", target.url, "a store that is not among its sources (at least one)"))
+    opened = [open_store(place) for place in places]
     try:
         for store in opened:
             store.refresh()
-        existing = open_store(target) if (target / "store.json").exists() else None
+        existing = open_store(target) if _is_store(target) else None
         if existing is not None:
             opened.append(existing)
             existing.refresh()
@@ -59,8 +59,19 @@ def merge(sources: Sequence[str | Path], out: str | Path, *, progress: Progress 
             store.close()
     faults = find_faults(target)
     if faults:
-        raise StoreError(f"store {target} is not whole after the merge: {faults[0]}")
+        raise StoreError(f"store {target.url} is not whole after the merge: {faults[0]}")
     return result
+
+
+def _identity(storage: Storage) -> str:
+    return storage.url if storage.folder is None else str(storage.folder.resolve())
+
+
+def _is_store(storage: Storage) -> bool:
+    try:
+        return storage.exists("store.json")
+    except OSError as error:
+        raise StoreError(f"store {storage.url} cannot be opened: {error.strerror} ({error.filename})") from error
 
 
 def check_schemas(stores: Sequence[Store]) -> None:
@@ -80,11 +91,11 @@ def check_schemas(stores: Sequence[Store]) -> None:
             for name in sorted(set(shapes) | set(first)):
                 if shapes.get(name) != first.get(name):
                     seen, allowed = (sorted(s[name]) if name in s else "none" for s in (shapes, first))
-                    what = f"shape of field {name} of {kind} records in store {store.root}"
-                    raise StoreError(bad_value(what, seen, f"that of store {other.root}: {allowed}"))
+                    what = f"shape of field {name} of {kind} records in store {store.url}"
+                    raise StoreError(bad_value(what, seen, f"that of store {other.url}: {allowed}"))
 
 
-def _copy(sources: Sequence[Store], existing: Store | None, target: Path, progress: Progress | None) -> Merged:
+def _copy(sources: Sequence[Store], existing: Store | None, target: Storage, progress: Progress | None) -> Merged:
     shown = {} if existing is None else {e.id: e.sha256 for e in existing.select()}
     total, done, copied = sum(len(s.select()) for s in sources), 0, 0
     conflicts: set[str] = set()
@@ -96,7 +107,7 @@ def _copy(sources: Sequence[Store], existing: Store | None, target: Path, progre
                 if entry.id not in shown:
                     episode = source.read_episode(entry)
                     if (sha256 := episode.sha256()) != entry.sha256:
-                        what = f"content of episode {entry.id} in store {source.root}"
+                        what = f"content of episode {entry.id} in store {source.url}"
                         raise StoreError(bad_value(what, sha256[:12], f"{entry.sha256[:12]}, as its record says"))
                     writer.append(episode)
                     shown[entry.id] = sha256
@@ -110,7 +121,9 @@ def _copy(sources: Sequence[Store], existing: Store | None, target: Path, progre
         out.refresh()
         missing = {i for i, sha256 in shown.items() if (found := out.index.get(i)) is None or found.sha256 != sha256}
         if missing:
-            raise StoreError(f"store {target} lacks {len(missing)} episodes after the merge, the first {min(missing)}")
+            raise StoreError(
+                f"store {target.url} lacks {len(missing)} episodes after the merge, the first {min(missing)}"
+            )
     finally:
         out.close()
     return Merged(len(shown), copied, total - copied, tuple(sorted(conflicts)))

@@ -17,6 +17,8 @@ import numpy as np
 
 from common.episode import Episode, EpisodeMeta
 from common.errors import SchemaError, StoreError, bad_value
+from replay import fast_json
+from replay.storage import Storage, Where, open_storage
 
 RECORD_VERSION = 1
 WRITER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
@@ -26,7 +28,7 @@ _TAIL = re.compile(rb', "crc32c": "([0-9a-f]{8})"\}$')
 _TAIL_BYTES = len(b', "crc32c": "00000000"}')
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)  # a million of them
 class EpisodeEntry:
     """Where an episode lies and what is asked of it most.
 
@@ -87,9 +89,14 @@ class Record:
         return sum(f["bytes"] for f in self.files.values())
 
 
-def record_path(root: Path, writer: str, seq: int) -> Path:
+def record_name(writer: str, seq: int) -> str:
     """Where the record of a commit lies."""
-    return root / "commits" / writer / f"{seq:08d}.json"
+    return f"commits/{writer}/{seq:08d}.json"
+
+
+def record_path(root: Path, writer: str, seq: int) -> Path:
+    """Where the record of a commit lies in a local store."""
+    return root / record_name(writer, seq)
 
 
 def describe(episode: Episode, sha256: str, start: int) -> dict[str, Any]:
@@ -123,21 +130,22 @@ def encode_record(body: dict[str, Any]) -> bytes:
     return text + b', "crc32c": "%08x"}' % google_crc32c.value(text)
 
 
-def read_checked(path: Path, what: str) -> dict[str, Any]:
+def read_checked(storage: Storage, name: str, what: str) -> dict[str, Any]:
     """The content of a file that `encode_record` made; `what` says in errors which kind of file it is.
 
     Raises:
         StoreError: naming the file if it is missing, damaged, or of another format version.
     """
+    path = storage.where(name)
     try:
-        data = path.read_bytes()
+        data = storage.read(name)
     except OSError as error:
         raise StoreError(f"{what} {path} cannot be read: {error.strerror}") from error
     tail = _TAIL.search(data)
     if tail is None or int(tail[1], 16) != google_crc32c.value(data[:-_TAIL_BYTES]):
         raise StoreError(f"{what} {path} is damaged: its checksum does not fit its content")
     try:
-        raw: dict[str, Any] = json.loads(data)
+        raw: dict[str, Any] = _parse(data)
     except ValueError as error:
         raise StoreError(f"{what} {path} is malformed: {error}") from error
     if raw.get("version") != RECORD_VERSION:
@@ -145,15 +153,15 @@ def read_checked(path: Path, what: str) -> dict[str, Any]:
     return raw
 
 
-def read_record(root: Path, writer: str, seq: int) -> Record:
-    """Read and check a record.
+def read_record(where: Where, writer: str, seq: int) -> Record:
+    """Read and check a record of a store.
 
     Raises:
         StoreError: naming the record if it is missing, damaged, of another format version, or names a path outside
             its place.
     """
-    path = record_path(root, writer, seq)
-    raw = read_checked(path, "commit record")
+    storage, name = open_storage(where), record_name(writer, seq)
+    path, raw = storage.where(name), read_checked(storage, name, "commit record")
     try:
         if (raw["writer"], raw["seq"]) != (writer, seq):
             raise StoreError(f"commit record {path} belongs to writer {raw['writer']!r}, sequence {raw['seq']}")
@@ -167,19 +175,29 @@ def read_record(root: Path, writer: str, seq: int) -> Record:
         raise StoreError(f"commit record {path} is malformed: {type(error).__name__}: {error}") from error
 
 
+def _parse(data: bytes) -> Any:
+    raw = fast_json.loads(data)
+    try:  # a seed may be longer than a number that is read fast
+        exact = not any(isinstance(e["meta"]["scene_seed"], float) for e in raw.get("episodes", ()))
+    except (KeyError, TypeError, AttributeError):
+        return raw  # malformed, as its reader will say
+    return raw if exact else json.loads(data)
+
+
 def _entry(raw: dict[str, Any], slot: int, e: dict[str, Any]) -> EpisodeEntry:
-    EpisodeMeta.from_dict(e["meta"])  # checks it
+    meta = e["meta"]
+    EpisodeMeta.check(meta)
     return EpisodeEntry(
-        id=e["id"],
-        writer=raw["writer"],
-        seq=raw["seq"],
-        slot=slot,
-        segment=raw["segment"],
-        start=e["start"],
-        rows=e["rows"],
-        valid_rows=e["valid_rows"],
-        sha256=e["sha256"],
-        iou_final=e["iou_final"],
-        iou_max=e["iou_max"],
-        meta_json=json.dumps(e["meta"]),
+        e["id"],
+        raw["writer"],
+        raw["seq"],
+        slot,
+        raw["segment"],
+        e["start"],
+        e["rows"],
+        e["valid_rows"],
+        e["sha256"],
+        e["iou_final"],
+        e["iou_max"],
+        fast_json.dumps(meta),
     )

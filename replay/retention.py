@@ -7,25 +7,22 @@ the segment, so that a record never names a segment that is gone.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
-import shutil
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from common.errors import StoreError, bad_value
-from common.fsio import fsync_path
-from replay.pins import Pin, pin_lock, read_pins
-from replay.record import read_record, record_path
+from replay.decisions import Named, count_decisions, decide, decided
+from replay.pins import Pin, read_pins
+from replay.record import RECORD_NAME, read_record, record_name
+from replay.storage import Storage
+from replay.storage_local import GONE
 from replay.store import Store
 from replay.tombstones import Buried, Tombstone, publish_tombstone
 
 GRACE_S = 3600.0
 LEASE_S = 86400.0
-GONE = ".gone-"  # prefix of a segment that is being deleted
 
 Progress = Callable[[int, int], None]  # done, of how many
 
@@ -104,14 +101,14 @@ def plan_prune(store: Store, policy: Retention) -> PrunePlan:
     Raises:
         StoreError: if a pin or a record that it may need cannot be read.
     """
-    pins = read_pins(store.root)
+    pins = read_pins(store.storage)
     pinned: list[Held] = []
     successful: list[Held] = []
     newest: list[Held] = []
     going: list[Held] = []
     records = _newest_first(store)
     for held in records:
-        if _needed(store.root, pins, held.writer, held.seq):
+        if _needed(store.storage, pins, held.writer, held.seq):
             pinned.append(held)
         elif policy.min_iou is not None and held.iou is not None and held.iou >= policy.min_iou:
             successful.append(held)
@@ -144,11 +141,11 @@ def _newest_first(store: Store) -> list[Held]:
     return [Held(*row[:-1]) for row in rows]
 
 
-def _needed(root: Path, pins: Sequence[Pin], writer: str, seq: int, tombstone: int | None = None) -> bool:
+def _needed(storage: Storage, pins: Sequence[Pin], writer: str, seq: int, tombstone: int | None = None) -> bool:
     reaching = [p for p in pins if p.reaches(writer, seq, tombstone)]
-    if not reaching or any(p.phases is None for p in reaching):
+    if not reaching or any(p.is_whole for p in reaching):
         return bool(reaching)
-    record = read_record(root, writer, seq)
+    record = read_record(storage, writer, seq)
     return any(p.needs(record, tombstone) for p in reaching)
 
 
@@ -161,7 +158,7 @@ def prune(store: Store, plan: PrunePlan) -> Tombstone | None:
     if not plan.going:
         return None
     records = [Buried(h.writer, h.seq, h.segment) for h in plan.going]
-    return publish_tombstone(store.root, records, "retention", dataclasses.asdict(plan.policy))
+    return publish_tombstone(store.storage, records, "retention", dataclasses.asdict(plan.policy))
 
 
 @dataclasses.dataclass
@@ -201,90 +198,101 @@ def sweep(
         if value < 0:
             raise StoreError(bad_value(name, value, "at least 0"))
     if store.mode != "a" and not dry_run:
-        raise StoreError(f"store {store.root} is open for reading only: open it with mode 'a' to delete")
+        raise StoreError(f"store {store.url} is open for reading only: open it with mode 'a' to delete")
     # Listed before the records are: what is committed from here on is not in the list.
-    folders = _segment_folders(store)
+    segments = _segments(store)
     store.refresh()
     swept, now = Swept(), time.time()
     tombstones = store.tombstones()
     try:
+        there = _records_there(store)
         for k, tombstone in enumerate(tombstones):
             if progress is not None:
                 progress(k, len(tombstones))
             if now < tombstone.created_at + grace_s:
-                swept.in_grace += sum(record_path(store.root, r.writer, r.seq).exists() for r in tombstone.records)
+                swept.in_grace += sum((r.writer, r.seq) in there for r in tombstone.records)
             else:
-                _sweep_tombstone(store, tombstone, dry_run, swept)
-        for path in _unnamed(store, folders):
-            if path.name.startswith(GONE) or now - last_change(path) > lease_s:
+                _sweep_tombstone(store, tombstone, there, set(segments), dry_run, swept)
+        for segment in _unnamed(store, segments):
+            if _is_going(segment) or now - store.storage.last_change(segment) > lease_s:
                 swept.uncommitted += 1
-                _delete_segment(path, dry_run, swept)
+                _delete_segment(store, segment, dry_run, swept)
     except OSError as error:
-        raise StoreError(f"store {store.root} cannot be swept: {error.strerror} ({error.filename})") from error
+        raise StoreError(f"store {store.url} cannot be swept: {error.strerror} ({error.filename})") from error
     if progress is not None:
         progress(len(tombstones), len(tombstones))
     return swept
 
 
-def _sweep_tombstone(store: Store, tombstone: Tombstone, dry_run: bool, swept: Swept) -> None:
-    root, free, folders = store.root, [], set()
-    with contextlib.nullcontext() if dry_run else pin_lock(root):
-        pins = read_pins(root)
-        for r in tombstone.records:
-            path = record_path(root, r.writer, r.seq)
-            if path.exists():
-                if _needed(root, pins, r.writer, r.seq, tombstone.number):
-                    swept.pinned += 1
-                    continue
-                swept.deleted += 1
-                if not dry_run:
-                    path.unlink()
-                    folders.add(path.parent)
-            free.append(r)
-        for folder in folders:
-            fsync_path(folder)
+def _records_there(store: Store) -> set[tuple[str, int]]:
+    writers = {r.writer for t in store.tombstones() for r in t.records}
+    found = zip(
+        writers, store.storage.each(lambda w: store.storage.listing(f"commits/{w}").files, writers), strict=True
+    )
+    return {(writer, int(n[:8])) for writer, names in found for n in names if RECORD_NAME.fullmatch(n)}
+
+
+def _sweep_tombstone(
+    store: Store, tombstone: Tombstone, there: set[tuple[str, int]], segments: set[str], dry_run: bool, swept: Swept
+) -> None:
+    storage = store.storage
+    named = [Named(r.writer, r.seq) for r in tombstone.records if (r.writer, r.seq) in there]
+    going = _decide(store, tombstone, named, dry_run) if named else set()
+    swept.pinned += len(named) - len(going)
+    swept.deleted += len(going)
+    if going and not dry_run:
+        storage.delete([record_name(*r) for r in sorted(going)])
     live = {row[0] for row in store.index.rows("SELECT segment FROM records")}
-    for r in free:
-        segment = root / r.segment
+    for r in tombstone.records:
+        stays = (r.writer, r.seq) in there and (r.writer, r.seq) not in going
         # A writer that slept may be filling a folder of this name again; what the tombstone means is older than it.
-        if r.segment and r.segment not in live and segment.is_dir() and last_change(segment) <= tombstone.created_at:
-            _delete_segment(segment, dry_run, swept)
+        if not stays and r.segment in segments - live and not storage.refilled(r.segment, tombstone.created_at):
+            _delete_segment(store, r.segment, dry_run, swept)
 
 
-def _delete_segment(path: Path, dry_run: bool, swept: Swept) -> None:
-    swept.bytes += sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
-    if dry_run:
-        return
-    if not path.name.startswith(GONE):
-        path = path.rename(path.with_name(GONE + path.name))  # what a kill leaves is then no segment any more
-    shutil.rmtree(path)
-    fsync_path(path.parent)
+def _decide(store: Store, tombstone: Tombstone, named: Sequence[Named], dry_run: bool) -> set[Named]:
+    """Those of the named records that no pin needs, decided: no pin that is made from here on will get them."""
+    while True:
+        number = count_decisions(store.storage)
+        before = decided(store.storage, number)
+        pins = read_pins(store.storage)
+        free = {r for r in named if r in before or not _still_needed(store.storage, pins, r, tombstone.number)}
+        # What is decided already needs no second decision: a sweep that was killed left it.
+        if dry_run or free <= before or decide(store.storage, number, free, f"sweep of tombstone {tombstone.number}"):
+            return free
 
 
-def uncommitted(store: Store) -> list[Path]:
-    """Folders under ``data`` that neither a record shown by this view nor a tombstone names: torn, or under way."""
-    return _unnamed(store, _segment_folders(store))
+def _still_needed(storage: Storage, pins: Sequence[Pin], named: Named, tombstone: int) -> bool:
+    try:
+        return _needed(storage, pins, *named, tombstone)
+    except StoreError:
+        if storage.exists(record_name(*named)):
+            raise
+        return False  # another sweep was faster
 
 
-def _segment_folders(store: Store) -> list[Path]:
-    data = store.root / "data"
-    return sorted(data.iterdir()) if data.is_dir() else []
+def _delete_segment(store: Store, segment: str, dry_run: bool, swept: Swept) -> None:
+    swept.bytes += sum(store.storage.files(segment).values())
+    if not dry_run:
+        store.storage.delete_folder(segment)
 
 
-def _unnamed(store: Store, folders: Sequence[Path]) -> list[Path]:
+def uncommitted(store: Store) -> list[str]:
+    """Paths below the store of segments that neither a record shown by this view nor a tombstone names: torn, or under
+    way.
+    """
+    return _unnamed(store, _segments(store))
+
+
+def _segments(store: Store) -> list[str]:
+    return [f"data/{name}" for name in store.storage.listing("data").folders]
+
+
+def _unnamed(store: Store, segments: Sequence[str]) -> list[str]:
     named = {row[0] for row in store.index.rows("SELECT segment FROM records")}
     named |= {r.segment for t in store.tombstones() for r in t.records}
-    return [p for p in folders if str(p.relative_to(store.root)) not in named]
+    return [s for s in segments if s not in named]
 
 
-def last_change(path: Path) -> float:
-    """Unix time [s] of the latest change of a file, or of a folder or anything below it; now where something vanishes
-    meanwhile.
-    """
-    try:
-        times = [path.lstat().st_mtime]
-        for folder, folders, files in os.walk(path):
-            times += [os.lstat(os.path.join(folder, name)).st_mtime for name in (*folders, *files)]
-    except FileNotFoundError:
-        return time.time()
-    return max(times)
+def _is_going(segment: str) -> bool:
+    return segment.removeprefix("data/").startswith(GONE)

@@ -6,7 +6,7 @@ import json
 import math
 import struct
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from common.errors import StoreError, bad_value
 from replay.layout import FORMAT_VERSION, SEGMENT_FORMAT, ArraySpec, Signature, plan
 from replay.mapping import address_of, map_file
 from replay.segment_files import shard_index
+from replay.storage import Sums
 
 
 def file_crc32c(path: Path) -> tuple[int, int]:
@@ -31,8 +32,7 @@ def file_crc32c(path: Path) -> tuple[int, int]:
     return size, crc
 
 
-# Relative file path -> {"bytes", "crc32c"}, as a commit record has them.
-Sums = Mapping[str, Mapping[str, int]]
+_TRIES = 3  # to fetch a copy again
 
 _CHECKED_AT_ONCE = 1 << 23  # bytes; other threads run between two pieces
 
@@ -62,7 +62,13 @@ def _layout(fields: tuple[tuple[str, tuple[int, ...]], ...]) -> tuple[dict[str, 
 class Segment:
     """A committed segment, mapped into memory. Arrays are opened on first use and stay open until `close`."""
 
-    def __init__(self, path: Path, usage: Usage | None = None, sums: Callable[[], Sums] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        usage: Usage | None = None,
+        sums: Callable[[], Sums] | None = None,
+        renew: Callable[[], Path] | None = None,
+    ) -> None:
         """Read the metadata of the segment at `path`.
 
         Args:
@@ -70,13 +76,14 @@ class Segment:
             usage: counts what it holds, with that of other segments.
             sums: gives the sums that its files should have; every array is checked when it is opened first. None
                 checks only the sums that the files carry themselves: those of arrays with small rows.
+            renew: of a copy that turns out to be damaged or gone: fetches it again.
 
         Raises:
             StoreError: if it is missing, not a segment, or of another format.
         """
         self.path = path
         self._usage = Usage() if usage is None else usage
-        self._sums = sums
+        self._sums, self._renew = sums, renew
         try:
             root = json.loads((path / "zarr.json").read_bytes())
             attributes = root["attributes"]
@@ -132,7 +139,7 @@ class Segment:
         with self._lock:
             if name in self._open:
                 return self._open[name]
-            array = self._map(self._specs[name], cache)
+            array = self._mapped(self._specs[name], cache)
             found = array, address_of(array)
             if not self._closed:  # one that was closed while somebody still reads it holds nothing any more
                 self._open[name] = found
@@ -140,6 +147,19 @@ class Segment:
                 if cache:
                     self._cached.add(name)
             return found
+
+    def _mapped(self, spec: ArraySpec, cache: bool) -> NDArray[Any]:
+        for _ in range(_TRIES if self._renew else 0):
+            try:
+                return self._map(spec, cache)
+            except StoreError:
+                assert self._renew is not None
+                try:
+                    self._renew()
+                except OSError as error:
+                    where = f"{error.strerror} ({error.filename})"
+                    raise StoreError(f"segment {self.path.name} cannot be fetched: {where}") from error
+        return self._map(spec, cache)
 
     def _map(self, spec: ArraySpec, cache: bool) -> NDArray[Any]:
         path, count = self.path / spec.name / spec.chunk_file, self._counts[spec.name]

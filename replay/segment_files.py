@@ -8,12 +8,10 @@ end), and every zarr library reads it.
 from __future__ import annotations
 
 import json
-import os
 import struct
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import google_crc32c
@@ -21,18 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.episode import Episode
-from common.fsio import fsync_all
 from replay.layout import ArraySpec, array_json, column_labels, group_json, labels_json, plan, signature
-
-# What a file is made of; an empty part stands for the crc32c of what comes before it.
-Parts = list[NDArray[Any] | bytes]
+from replay.storage import Parts, Storage, Sums
 
 
-def write_segment(path: Path, episodes: Sequence[Episode], pool: ThreadPoolExecutor) -> dict[str, dict[str, int]]:
-    """Write episodes of one signature as a new segment and flush every file and folder of it to the device.
+def write_segment(storage: Storage, segment: str, episodes: Sequence[Episode], pool: ThreadPoolExecutor) -> Sums:
+    """Write episodes of one signature as a new segment; every file and folder of it is durable when it returns.
 
     Args:
-        path: folder of the segment; must exist and be empty.
+        storage: of the store.
+        segment: of `Storage.new_segment`.
         episodes: at least one, all with the same signature.
         pool: threads that files are written and flushed with.
 
@@ -40,7 +36,7 @@ def write_segment(path: Path, episodes: Sequence[Episode], pool: ThreadPoolExecu
         Relative file path -> {"bytes", "crc32c"}.
 
     Raises:
-        OSError: if the disk refuses.
+        OSError: if the storage refuses.
     """
     fields = signature(episodes[0])
     lengths = np.array([e.num_rows for e in episodes], np.int64)
@@ -61,13 +57,8 @@ def write_segment(path: Path, episodes: Sequence[Episode], pool: ThreadPoolExecu
     }
     files["zarr.json"] = partial(_json, group_json(fields, attributes, arrays))
     for name, metadata in arrays.items():
-        (path / name).mkdir()
         files[f"{name}/zarr.json"] = partial(_json, metadata)
-    # Each file is flushed as soon as it is written: the disk is then busy while others are still made.
-    written = pool.map(lambda item: _write_file(path / item[0], item[1]()), files.items())
-    sums = dict(zip(files, written, strict=True))
-    fsync_all([*(path / name for name in arrays), path], pool)
-    return sums
+    return storage.put_segment(segment, files, pool)
 
 
 def _json(value: Any) -> Parts:
@@ -102,24 +93,3 @@ def shard_index(count: int, row_bytes: int) -> bytes:
     entries[:, 0] = np.arange(count, dtype=np.uint64) * np.uint64(row_bytes)
     entries[:, 1] = row_bytes
     return entries.tobytes()
-
-
-def _write_file(path: Path, parts: Parts) -> dict[str, int]:
-    crc, size = 0, 0
-    with open(path, "xb", buffering=0) as f:
-        for part in parts:
-            if isinstance(part, bytes):
-                data: Any = part or struct.pack("<I", crc)
-            else:
-                data = part.reshape(-1).view(np.uint8)
-                data.flags.writeable = False  # google_crc32c takes only read-only buffers; this is a view of our own
-            crc = google_crc32c.extend(crc, data)
-            _write_all(f, memoryview(data))
-            size += len(data)
-        os.fsync(f.fileno())
-    return {"bytes": size, "crc32c": crc}
-
-
-def _write_all(f: Any, data: memoryview) -> None:
-    while len(data):  # one write call moves 2 GiB at most, and may move less
-        data = data[f.write(data) :]

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 
+from common.errors import StoreError
 from replay.record import read_record
 from replay.segment import Segment, Usage
+from replay.storage import Sums, Where, open_storage
+
+_SUMS = 1024  # records whose sums are remembered: each array of a segment asks for them when it is opened
 
 
 def _max_maps() -> int:
@@ -22,18 +27,19 @@ def _max_maps() -> int:
 class OpenSegments:
     """Open segments by path relative to the store. Any thread may use it."""
 
-    def __init__(self, root: Path, ram_bytes: int, named: Callable[[str], tuple[str, int]]) -> None:
-        """Of the store at `root`.
+    def __init__(self, where: Where, ram_bytes: int, named: Callable[[str], tuple[str, int]]) -> None:
+        """Of a store.
 
         Args:
-            root: of the store.
+            where: the store.
             ram_bytes: that small arrays may be held in.
             named: finds (writer, seq) of the record that names a segment; raises StoreError where none does.
         """
         self.usage = Usage()
         self.max_files = _max_maps()
         self.closings = 0  # counts how often segments were closed, for those who remember where arrays lie
-        self._root, self._ram_bytes, self._named = root, ram_bytes, named
+        self._storage, self._ram_bytes, self._named = open_storage(where), ram_bytes, named
+        self._sums = lru_cache(_SUMS)(self._read_sums)
         self._segments: dict[str, Segment] = {}
         self._used: dict[str, int] = {}
         self._clock = itertools.count()
@@ -59,14 +65,36 @@ class OpenSegments:
         segment = self._segments.get(path)
         if segment is not None and self.usage.files <= self.max_files:
             return segment
+        # Outside of the lock: it may have to be fetched, and others at the same time.
+        opened = segment or self._open(path, record)
         with self._lock:
-            segment = self._segments.get(path)
-            if segment is None:
-                sums = lambda: read_record(self._root, *(record or self._named(path))).files
-                segment = self._segments[path] = Segment(self._root / path, self.usage, sums)
+            segment = self._segments.setdefault(path, opened)
             if len(self._segments) > 1 and self.usage.files > self.max_files:
                 self._close_oldest(path)
             return segment
+
+    def get_all(self, paths: Sequence[str], records: Sequence[tuple[str, int] | None]) -> None:
+        """Open segments, at the same time where they must be fetched; arguments and errors as in `get`."""
+        closed = [(p, r) for p, r in zip(paths, records, strict=True) if p not in self._segments]
+        for _ in self._storage.each(lambda place: self.get(*place), closed):
+            pass
+
+    def _open(self, path: str, record: tuple[str, int] | None) -> Segment:
+        sums = partial(self._sums, path, record)
+        # Of a copy there is an original.
+        renew = partial(self._storage.map_segment, path, sums, anew=True) if self._storage.folder is None else None
+        try:
+            try:
+                return Segment(self._storage.map_segment(path, sums), self.usage, sums, renew)
+            except StoreError:
+                if renew is None:
+                    raise
+                return Segment(renew(), self.usage, sums, renew)
+        except OSError as error:
+            raise StoreError(f"segment {path} cannot be fetched: {error.strerror} ({error.filename})") from error
+
+    def _read_sums(self, path: str, record: tuple[str, int] | None) -> Sums:
+        return read_record(self._storage, *(record or self._named(path))).files
 
     def _close_oldest(self, keep: str) -> None:
         # Somewhat more than needed, so that not every call sorts.

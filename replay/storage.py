@@ -8,7 +8,7 @@ every reader sees them. No lock, no etag, no rename of what others read is neede
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -128,8 +128,10 @@ class Storage(Protocol):
     def free_bytes(self) -> int | None:
         """Room that is left; None where nobody knows an end."""
 
-    def each(self, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
-        """``[work(i) for i in items]``, at the same time where waiting for answers is what costs."""
+    def each(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """``map(work, items)``, in that order, but many at the same time where waiting for answers is what costs. Only
+        what is taken from it is sure to be done.
+        """
 
 
 # A store, by whatever its callers have at hand.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
 import struct
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,11 @@ class LocalStorage:
         return Listing(sorted(found.files), sorted(found.folders))
 
     def files_after(self, folder: str, name: str) -> list[str]:
-        """Of the same reading."""
-        return [n for n in self.listing(folder).files if n > name]
+        """One reading of the directory; it does not tell files from folders."""
+        try:
+            return sorted(n for n in os.listdir(self._at(folder)) if n > name)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
 
     def files(self, folder: str) -> dict[str, int]:
         """Walks the folder; a file that goes meanwhile is left out."""
@@ -77,11 +81,14 @@ class LocalStorage:
         return out
 
     def last_change(self, name: str) -> float:
-        """By the times of files and folders."""
+        """By the times of files and folders; now where something vanishes meanwhile."""
         top = self._at(name)
-        times = [top.stat().st_mtime]
-        for folder, folders, files in os.walk(top):
-            times += [os.stat(os.path.join(folder, n)).st_mtime for n in (*folders, *files)]
+        try:
+            times = [top.lstat().st_mtime]
+            for folder, folders, files in os.walk(top):
+                times += [os.lstat(os.path.join(folder, n)).st_mtime for n in (*folders, *files)]
+        except FileNotFoundError:
+            return time.time()
         return max(times)
 
     def make_folder(self, folder: str) -> None:
@@ -122,9 +129,10 @@ class LocalStorage:
     def delete_folder(self, folder: str) -> None:
         """What a kill leaves has the prefix `GONE`."""
         path = self._at(folder)
-        if not path.name.startswith(GONE):
-            path = path.rename(path.with_name(GONE + path.name))
-        shutil.rmtree(path)
+        with contextlib.suppress(FileNotFoundError):  # somebody else deletes it as well
+            if not path.name.startswith(GONE):
+                path = path.rename(path.with_name(GONE + path.name))
+            shutil.rmtree(path)
         fsync_path(path.parent)
 
     def move(self, source: str, target: str) -> None:
@@ -175,7 +183,7 @@ class LocalStorage:
             raise StoreError(f"segment {self.where(segment)} is damaged, and there is no other copy of it")
         return self._at(segment)
 
-    @contextmanager
+    @contextlib.contextmanager
     def as_folder(self, segment: str) -> Iterator[Path]:
         """The segment's own folder."""
         yield self._at(segment)
@@ -185,9 +193,9 @@ class LocalStorage:
         disk = os.statvfs(self.folder)
         return disk.f_bavail * disk.f_frsize
 
-    def each(self, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    def each(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         """One after the other: small files come from the page cache."""
-        return [work(item) for item in items]
+        return map(work, items)
 
 
 def pieces(parts: Parts) -> Iterator[tuple[memoryview, int]]:

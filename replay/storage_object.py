@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import os
 import time
 import uuid
@@ -160,7 +161,8 @@ class ObjectStorage:
     def files(self, folder: str) -> dict[str, int]:
         """As many requests as there are thousands of objects."""
         inside(folder, self.url)
-        return {path[len(folder) + 1 :]: size for path, size, _ in self._objects(folder)}
+        start = len(folder) + 1 if folder else 0
+        return {path[start:]: size for path, size, _ in self._objects(folder)}
 
     def last_change(self, name: str) -> float:
         """By the clock of the object store."""
@@ -263,7 +265,11 @@ class ObjectStorage:
         """Write all files of a segment below `folder`."""
         for name in sums:
             (folder / inside(name, self.url)).parent.mkdir(parents=True, exist_ok=True)
-        list(self._files_pool.map(lambda n: self._fetch_file(f"{segment}/{n}", folder / n, sums[n]), sums))
+        list(
+            self._files_pool.map(
+                lambda n: self._fetch_file(f"{segment}/{n}" if segment else n, folder / n, sums[n]), sums
+            )
+        )
 
     def _fetch_file(self, name: str, path: Path, expected: Mapping[str, int]) -> None:
         """Raises OSError if it is not what is expected, also when it is asked for again."""
@@ -297,6 +303,8 @@ class ObjectStorage:
         """There is no end."""
         return
 
-    def each(self, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
-        """Many at the same time."""
-        return list(self._work_pool.map(work, items))
+    def each(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """Some hundreds are begun before the first is taken."""
+        rest = iter(items)
+        while block := list(itertools.islice(rest, 8 * _AT_ONCE)):
+            yield from self._work_pool.map(work, block)

@@ -11,9 +11,6 @@ Any number of processes of one node may write and read at the same time: no file
 
 from __future__ import annotations
 
-import json
-import os
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -23,102 +20,86 @@ from numpy.typing import NDArray
 
 from common.episode import Episode
 from common.errors import StoreError, bad_value
-from common.fsio import create_only, fsync_path
 from replay.catalog import Place
+from replay.description import create_description, read_description
 from replay.disk_space import DiskLimits
 from replay.index import Index, Query
-from replay.layout import FORMAT_VERSION
 from replay.mapping import Readahead
-from replay.record import RECORD_NAME, EpisodeEntry, Record, read_record, record_path
+from replay.record import RECORD_NAME, EpisodeEntry, Record, read_record, record_name
 from replay.rows import gather, read_located
 from replay.segment import Segment
 from replay.segments import OpenSegments
+from replay.storage import Storage, Where, open_storage
 from replay.tables import Located, Tables
 from replay.tombstones import TOMBSTONES, Graveyard, Tombstone
 from replay.writer import SegmentWriter
 
-STORE_FORMAT = "servofleet-replay"
-
 
 def open_store(
-    path: str | Path,
+    where: Where,
     mode: Literal["r", "a"] = "r",
     create: bool = False,
     *,
     index_path: str | Path | None = None,
     ram_bytes: int = 1_000_000_000,
+    storage_options: Mapping[str, str] | None = None,
+    cache_dir: str | Path | None = None,
+    cache_bytes: int | None = None,
 ) -> Store:
     """Open a store. The store shows nothing before its first `Store.refresh`.
 
     Args:
-        path: folder of the store.
+        where: folder of the store, or the URL of it: ``file://...``, ``s3://bucket/prefix``, ``gs://...``, ``az://...``.
         mode: "r" reads only, and works on a read-only disk; "a" may also hand out writers.
         create: make the store where there is none (mode "a" only).
         index_path: SQLite file of this reader, to start faster next time; None keeps the index in RAM.
         ram_bytes: RAM that small columns and masks may be cached in; what does not fit is mapped from the disk.
+        storage_options, cache_dir, cache_bytes: of an object store; see `replay.storage.open_storage`.
 
     Raises:
-        StoreError: if there is no store, it has another format version, or it cannot be written (mode "a").
+        StoreError: if there is no store, it has another format version, it cannot be written (mode "a"), or an object
+            store does not answer.
     """
-    root = Path(path)
+    storage = open_storage(where, options=storage_options, cache_dir=cache_dir, cache_bytes=cache_bytes)
     if mode not in ("r", "a"):
         raise StoreError(bad_value("store mode", mode, "'r' or 'a'"))
     if create and mode != "a":
         raise StoreError(bad_value("store create", create, "False when mode is 'r'"))
     try:
         if create:
-            _create(root)
-        about = _read_about(root)
+            create_description(storage)
+        about = read_description(storage)
         if mode == "a":
-            if not os.access(root, os.W_OK | os.X_OK):
-                raise StoreError(f"store {root} cannot be written: it is read-only for this process")
+            storage.check_writable()
             for name in ("data", "commits"):
-                (root / name).mkdir(exist_ok=True)
-            fsync_path(root)
+                storage.make_folder(name)
     except OSError as error:
-        raise StoreError(f"store {root} cannot be opened: {error.strerror} ({error.filename})") from error
-    return Store(root, mode, Index(None if index_path is None else Path(index_path), about["store_id"]), ram_bytes)
-
-
-def _create(root: Path) -> None:
-    if (root / "store.json").exists():
-        return
-    root.mkdir(parents=True, exist_ok=True)
-    # What a creation that was killed, or one that runs beside this one, may have left.
-    strangers = [p.name for p in root.iterdir() if not p.name.startswith(".store.json.") and p.name != "store.json"]
-    if strangers and not (root / "store.json").exists():
-        raise StoreError(f"folder {root} is no replay store, and is not made one because it holds {strangers[0]!r}")
-    about = {"format": STORE_FORMAT, "version": FORMAT_VERSION, "store_id": uuid.uuid4().hex}
-    create_only(root / "store.json", json.dumps(about).encode())
-    fsync_path(root.parent)
-
-
-def _read_about(root: Path) -> dict[str, Any]:
-    if not root.is_dir():
-        raise StoreError(f"store {root} does not exist")
-    try:
-        about = json.loads((root / "store.json").read_bytes())
-    except FileNotFoundError:
-        raise StoreError(f"folder {root} is no replay store: it has no store.json") from None
-    except ValueError as error:
-        raise StoreError(f"store description {root / 'store.json'} is damaged: {error}") from error
-    if not isinstance(about, dict) or about.get("format") != STORE_FORMAT or "store_id" not in about:
-        raise StoreError(f"folder {root} is no replay store: its store.json does not say {STORE_FORMAT!r}")
-    if about.get("version") != FORMAT_VERSION:
-        raise StoreError(bad_value(f"format version of store {root}", about.get("version"), str(FORMAT_VERSION)))
-    return about
+        raise StoreError(f"store {storage.url} cannot be opened: {error.strerror} ({error.filename})") from error
+    return Store(storage, mode, Index(None if index_path is None else Path(index_path), about["store_id"]), ram_bytes)
 
 
 class Store:
     """A view of the store as of the last `refresh`."""
 
-    def __init__(self, root: Path, mode: Literal["r", "a"], index: Index, ram_bytes: int) -> None:
-        self.root, self.mode, self.index = root, mode, index
+    def __init__(self, storage: Storage, mode: Literal["r", "a"], index: Index, ram_bytes: int) -> None:
+        self.storage, self.mode, self.index = storage, mode, index
+        self.url = storage.url  # path of a local store
         self.generation = 0  # counts refreshes that changed something, for caches of query answers
-        self._segments = OpenSegments(root, ram_bytes, self._named)
+        self._segments = OpenSegments(storage, ram_bytes, self._named)
         self._tables = Tables(self._segments)
         self._readahead = Readahead()
-        self._graveyard = Graveyard(root)
+        self._graveyard = Graveyard(storage)
+
+    @property
+    def root(self) -> Path:
+        """The folder of a local store.
+
+        Raises:
+            StoreError: if it lies elsewhere.
+        """
+        if self.storage.folder is None:
+            raise StoreError(f"store {self.url} has no folder on this machine")
+        return self.storage.folder
 
     def writer(
         self,
@@ -136,9 +117,9 @@ class Store:
             StoreError: if the store is open for reading only, or cannot be written.
         """
         if self.mode != "a":
-            raise StoreError(f"store {self.root} is open for reading only: open it with mode 'a' to write")
+            raise StoreError(f"store {self.url} is open for reading only: open it with mode 'a' to write")
         return SegmentWriter(
-            self.root, writer_id, max_episodes, max_bytes, max_age_s=max_age_s, in_flight=in_flight, disk=disk
+            self.storage, writer_id, max_episodes, max_bytes, max_age_s=max_age_s, in_flight=in_flight, disk=disk
         )
 
     def position(self) -> dict[str, int]:
@@ -161,43 +142,51 @@ class Store:
             StoreError: naming the record, if one is missing or damaged; the view is then unchanged.
         """
         seen = self.position()
-        wanted = self._committed() if upto is None else dict(upto)
+        wanted = self._committed(seen) if upto is None else dict(upto)
         rewind = upto is not None and any(count > upto.get(name, 0) for name, count in seen.items())
         old = {} if rewind else seen
         tombstones = self._graveyard.read(wanted.get(TOMBSTONES, 0))
         buried = {(r.writer, r.seq) for t in tombstones[old.get(TOMBSTONES, 0) :] for r in t.records}
-        new = [
-            record
+        new = self._records(
+            (writer, seq)
             for writer, count in sorted(wanted.items())
             if writer != TOMBSTONES
             for seq in range(old.get(writer, 0), count)
-            if not self._graveyard.holds(writer, seq, len(tombstones)) and (record := self._record(writer, seq))
-        ]
-        others = [] if rewind else self.index.heirs(buried)
-        heirs = [record for writer, seq in others if (record := self._record(writer, seq))]
+            if not self._graveyard.holds(writer, seq, len(tombstones))
+        )
+        heirs = self._records([] if rewind else self.index.heirs(buried))
         if rewind or wanted != seen:
             self.index.add(new, buried=buried, heirs=heirs, position=wanted, anew=rewind)
         self.generation += bool(new or buried) or rewind
         return self.position()
 
+    def _records(self, keys: Iterable[tuple[str, int]]) -> list[Record]:
+        return [record for record in self.storage.each(lambda key: self._record(*key), keys) if record]
+
     def _record(self, writer: str, seq: int) -> Record | None:
         """A record; None where it was deleted because of a tombstone, also one that the view does not reach."""
         try:
-            return read_record(self.root, writer, seq)
+            return read_record(self.storage, writer, seq)
         except StoreError:
             self._graveyard.read()
-            if self._graveyard.holds(writer, seq) and not record_path(self.root, writer, seq).exists():
+            if self._graveyard.holds(writer, seq) and not self.storage.exists(record_name(writer, seq)):
                 return None
             raise
 
-    def _committed(self) -> dict[str, int]:
-        """Records per writer on the disk. Sequences have no gaps: a record is published after the one before it, and
-        goes only after a tombstone has named it.
+    def _committed(self, seen: Mapping[str, int]) -> dict[str, int]:
+        """Records per writer in the storage; `seen` of them are known. Sequences have no gaps: a record is published
+        after the one before it, and goes only after a tombstone has named it.
         """
         # Commits first: a record that goes meanwhile is then counted by its tombstone.
-        commits = self.root / "commits"
-        names = {f.name: os.listdir(f) for f in commits.iterdir() if f.is_dir()} if commits.is_dir() else {}
-        counts = {TOMBSTONES: len(self._graveyard.read())} | self._graveyard.counts()
+        writers = self.storage.listing("commits").folders
+        last_seen = [f"{n - 1:08d}.json" if (n := seen.get(w, 0)) else "" for w in writers]
+        places = [(f"commits/{w}", name) for w, name in zip(writers, last_seen, strict=True)]
+        names = dict(
+            zip(writers, self.storage.each(lambda place: self.storage.files_after(*place), places), strict=True)
+        )
+        counts = dict(seen) | {TOMBSTONES: len(self._graveyard.read())}
+        for writer, count in self._graveyard.counts().items():
+            counts[writer] = max(counts.get(writer, 0), count)
         for writer, files in names.items():
             last = max((int(n[:8]) for n in files if RECORD_NAME.fullmatch(n)), default=-1)
             counts[writer] = max(counts.get(writer, 0), last + 1)
@@ -206,7 +195,7 @@ class Store:
     def records(self) -> list[Record]:
         """The records this view shows, read again from the disk, in order of (writer, seq)."""
         shown = self.index.rows("SELECT writer, seq FROM records ORDER BY writer, seq")
-        return [read_record(self.root, writer, seq) for writer, seq in shown]
+        return list(self.storage.each(lambda key: read_record(self.storage, *key), shown))
 
     def tombstones(self) -> list[Tombstone]:
         """The tombstones this view has taken notice of, in order."""
@@ -224,7 +213,7 @@ class Store:
         """
         found = self.index.get(str(episode_id))
         if found is None:
-            raise StoreError(f"episode {episode_id} is not in store {self.root} as of {self.position()}; refresh it?")
+            raise StoreError(f"episode {episode_id} is not in store {self.url} as of {self.position()}; refresh it?")
         return found
 
     def read_episode(self, episode: str | EpisodeEntry) -> Episode:
@@ -332,7 +321,7 @@ class Store:
     def _named(self, path: str) -> tuple[str, int]:
         found = self.index.rows("SELECT writer, seq FROM records WHERE segment = ?", (path,))
         if not found:
-            raise StoreError(f"segment {path} is not in store {self.root} as of {self.position()}; refresh it?")
+            raise StoreError(f"segment {path} is not in store {self.url} as of {self.position()}; refresh it?")
         writer, seq = found[0]
         return writer, seq
 

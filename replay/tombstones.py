@@ -9,15 +9,15 @@ position goes on showing what it showed.
 from __future__ import annotations
 
 import dataclasses
-import os
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from common.errors import StoreError, bad_value
-from common.fsio import create_only, fsync_path
 from replay.record import RECORD_NAME, SEGMENT_PATH, WRITER_ID, encode_record, read_checked
+from replay.storage import Storage, Where, open_storage
 
 # In a position, the number of tombstones read; no writer id begins with a slash.
 TOMBSTONES = "/tombstones"
@@ -50,28 +50,30 @@ class Tombstone:
     created_at: float
 
 
-def tombstone_path(root: Path, number: int) -> Path:
+def tombstone_name(number: int) -> str:
     """Where a tombstone lies."""
-    return root / "tombstones" / f"{number:08d}.json"
+    return f"tombstones/{number:08d}.json"
 
 
-def count_tombstones(root: Path) -> int:
-    """How many there are: one more than the largest number."""
-    try:
-        names = os.listdir(root / "tombstones")
-    except FileNotFoundError:
-        return 0
-    return 1 + max((int(n[:8]) for n in names if RECORD_NAME.fullmatch(n)), default=-1)
+def tombstone_path(root: Path, number: int) -> Path:
+    """Where a tombstone lies in a local store."""
+    return root / tombstone_name(number)
 
 
-def read_tombstone(root: Path, number: int) -> Tombstone:
+def count_tombstones(where: Where, known: int = 0) -> int:
+    """How many there are: one more than the largest number; `known` of them are known to be there."""
+    names = open_storage(where).files_after("tombstones", f"{known - 1:08d}.json" if known else "")
+    return 1 + max((int(n[:8]) for n in names if RECORD_NAME.fullmatch(n)), default=known - 1)
+
+
+def read_tombstone(where: Where, number: int) -> Tombstone:
     """Read and check a tombstone.
 
     Raises:
         StoreError: naming the tombstone if it is missing, damaged or malformed, or names a path outside the store.
     """
-    path = tombstone_path(root, number)
-    raw = read_checked(path, "tombstone")
+    storage, name = open_storage(where), tombstone_name(number)
+    path, raw = storage.where(name), read_checked(storage, name, "tombstone")
     try:
         if raw["number"] != number:
             raise StoreError(bad_value(f"number of tombstone {path}", raw["number"], str(number)))
@@ -86,12 +88,12 @@ def read_tombstone(root: Path, number: int) -> Tombstone:
 
 
 def publish_tombstone(
-    root: Path, records: Sequence[Buried], reason: str, policy: Mapping[str, Any], *, number: int | None = None
+    where: Where, records: Sequence[Buried], reason: str, policy: Mapping[str, Any], *, number: int | None = None
 ) -> Tombstone:
     """Take records out of the store; durable when it returns.
 
     Args:
-        root: of the store.
+        where: the store.
         records: what to take out.
         reason: one sentence for people.
         policy: the settings that asked for it, JSON-ready.
@@ -100,9 +102,12 @@ def publish_tombstone(
     Raises:
         StoreError: if the disk refuses, or the gap is none.
     """
-    (root / "tombstones").mkdir(exist_ok=True)
-    fsync_path(root)
-    wanted = count_tombstones(root) if number is None else number
+    storage = open_storage(where)
+    try:
+        storage.make_folder("tombstones")
+        wanted = count_tombstones(storage) if number is None else number
+    except OSError as error:
+        raise StoreError(f"store {storage.url}: no tombstone can be written: {error.strerror}") from error
     while True:
         body = {
             "number": wanted,
@@ -112,24 +117,27 @@ def publish_tombstone(
             "records": [r._asdict() for r in records],
         }
         try:
-            published = create_only(tombstone_path(root, wanted), encode_record(body))
+            published = storage.create(tombstone_name(wanted), encode_record(body))
         except OSError as error:
-            raise StoreError(f"store {root}: no tombstone can be written: {error.strerror}") from error
+            raise StoreError(f"store {storage.url}: no tombstone can be written: {error.strerror}") from error
         if published:
-            return read_tombstone(root, wanted)
+            return read_tombstone(storage, wanted)
         if number is not None:
-            raise StoreError(f"tombstone {tombstone_path(root, number)} exists already")
+            raise StoreError(f"tombstone {storage.where(tombstone_name(number))} exists already")
         wanted += 1  # somebody else was faster
 
 
 class Graveyard:
-    """Which records the tombstones of a store name; reads each tombstone once, because none ever changes."""
+    """Which records the tombstones of a store name; reads each tombstone once, because none ever changes.
+    Any thread may use it.
+    """
 
-    def __init__(self, root: Path) -> None:
-        """Of the store at `root`; nothing is read yet."""
-        self._root = root
+    def __init__(self, where: Where) -> None:
+        """Of a store; nothing is read yet."""
+        self._storage: Storage = open_storage(where)
         self._read: list[Tombstone] = []
         self._number: dict[tuple[str, int], int] = {}
+        self._lock = threading.Lock()
 
     def read(self, count: int | None = None) -> list[Tombstone]:
         """The first `count` tombstones; None is all there are by now.
@@ -137,13 +145,14 @@ class Graveyard:
         Raises:
             StoreError: naming the tombstone that cannot be read.
         """
-        count = count_tombstones(self._root) if count is None else count
-        for number in range(len(self._read), count):
-            tombstone = read_tombstone(self._root, number)
-            self._read.append(tombstone)
-            for r in tombstone.records:
-                self._number.setdefault((r.writer, r.seq), number)
-        return self._read[:count]
+        with self._lock:
+            count = count_tombstones(self._storage, len(self._read)) if count is None else count
+            new = self._storage.each(lambda n: read_tombstone(self._storage, n), range(len(self._read), count))
+            for number, tombstone in enumerate(new, len(self._read)):
+                self._read.append(tombstone)
+                for r in tombstone.records:
+                    self._number.setdefault((r.writer, r.seq), number)
+            return self._read[:count]
 
     def holds(self, writer: str, seq: int, count: int | None = None) -> bool:
         """Whether one of the first `count` tombstones names a record; None asks all that were read so far."""

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 from common.errors import SchemaError, StoreError
-from replay.pins import read_pin
-from replay.record import RECORD_NAME, EpisodeEntry, Record, describe, read_record, record_path
-from replay.retention import GONE, LEASE_S, last_change
+from replay.decisions import DECISIONS, count_decisions, decision_name, read_decision
+from replay.pins import pin_names, read_pin
+from replay.record import RECORD_NAME, EpisodeEntry, Record, describe, read_record, record_name
+from replay.retention import LEASE_S
 from replay.segment import Segment, file_crc32c
+from replay.storage import Listing, Storage, Where, open_storage
+from replay.storage_local import GONE
 from replay.store import open_store
-from replay.tombstones import TOMBSTONES, count_tombstones, read_tombstone, tombstone_path
+from replay.tombstones import TOMBSTONES, count_tombstones, read_tombstone, tombstone_name
 
 Progress = Callable[[int, int], None]  # bytes read, of how many
-Kind = Literal["record", "gap", "data", "tombstone", "pin", "need", "orphan", "temp", "stray"]
+Kind = Literal["record", "gap", "data", "tombstone", "pin", "decision", "need", "orphan", "temp", "stray"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +29,8 @@ class Fault:
 
     Attributes:
         kind: "record": a commit record is damaged; "gap": one is missing, and no tombstone names it; "data": a segment
-            differs from its record; "tombstone", "pin": one is damaged or missing; "need": a pin needs a record that
+            differs from its record; "tombstone", "pin", "decision": one is damaged or
+            missing; "need": a pin needs a record that
             is gone; "orphan": a segment without a record; "temp": left by something that was killed; "stray":
             belongs to nothing.
         path: of the file or folder, relative to the store.
@@ -45,11 +48,11 @@ class Fault:
         return f"{self.kind}: {self.path}: {self.text}"
 
 
-def find_faults(path: str | Path, *, lease_s: float = LEASE_S, progress: Progress | None = None) -> list[Fault]:
+def find_faults(where: Where, *, lease_s: float = LEASE_S, progress: Progress | None = None) -> list[Fault]:
     """Read every file of a store and compare all that should agree: sizes, checksums, schema, content hashes.
 
     Args:
-        path: folder of the store; others may write to it meanwhile.
+        where: the store; others may write to it meanwhile.
         lease_s: segments without a record and temporary files count only when nothing changed them for this long [s].
         progress: called with (bytes of segments read, of how many).
 
@@ -57,77 +60,104 @@ def find_faults(path: str | Path, *, lease_s: float = LEASE_S, progress: Progres
         What is wrong, records first; empty if the store is whole. What lies in ``quarantine`` is not looked at.
 
     Raises:
-        StoreError: if it is no store.
+        StoreError: if it is no store, or an object store does not answer.
     """
-    open_store(path, ram_bytes=0).close()
-    root = Path(path)
+    storage = open_storage(where)
+    open_store(storage, ram_bytes=0).close()
+    try:
+        return _faults(storage, time.time() - lease_s, progress)
+    except OSError as error:
+        raise StoreError(f"store {storage.url} cannot be verified: {error.strerror} ({error.filename})") from error
+
+
+def _faults(storage: Storage, before: float, progress: Progress | None) -> list[Fault]:
     faults: list[Fault] = []
     # Before the tombstones: what is deleted meanwhile then has one that was read.
-    numbers = {f.name: _numbers(f) for f in sorted((root / "commits").glob("*")) if f.is_dir()}
-    folders = sorted((root / "data").glob("*"))
-    buried = _read_tombstones(root, faults)
-    for writer, seq in buried:
-        numbers.setdefault(writer, set()).add(seq)
-    records = list(_read_records(root, numbers, buried, faults))
+    writers = storage.listing("commits").folders
+    listed = dict(zip(writers, storage.each(lambda w: _numbers(storage, w), writers), strict=True))
+    data = storage.listing("data")
+    buried = _read_tombstones(storage, faults)
+    records = _read_records(storage, listed, buried, faults)
     total, done = sum(r.nbytes for r in records), 0
     for record in records:
-        problems = check_segment(root, record)
-        if problems and not _deleted(root, record.writer, record.seq):
+        problems = check_segment(storage, record)
+        if problems and not _deleted(storage, record.writer, record.seq):
             faults += [Fault("data", record.segment, text, record.writer, record.seq) for text in problems]
         done += record.nbytes
         if progress is not None:
             progress(done, total)
-    _check_pins(root, buried, faults)
-    named = {r.segment for r in records} | set(buried.values())
-    faults += _left_behind(root, folders, named, time.time() - lease_s)
-    return faults
-
-
-def _numbers(folder: Path) -> set[int]:
-    return {int(n[:8]) for n in os.listdir(folder) if RECORD_NAME.fullmatch(n)}
-
-
-def _read_tombstones(root: Path, faults: list[Fault]) -> dict[tuple[str, int], str]:
-    buried: dict[tuple[str, int], str] = {}
-    for number in range(count_tombstones(root)):
+    _check_pins(storage, listed, buried, faults)
+    for number in range(count_decisions(storage)):
         try:
-            buried |= {(r.writer, r.seq): r.segment for r in read_tombstone(root, number).records}
+            read_decision(storage, number)
         except StoreError as error:
-            faults.append(Fault("tombstone", str(tombstone_path(root, number).relative_to(root)), str(error)))
+            faults.append(Fault("decision", decision_name(number), str(error)))
+    named = {r.segment for r in records} | set(buried.values())
+    return faults + _left_behind(storage, data, named, before)
+
+
+def _numbers(storage: Storage, writer: str) -> set[int]:
+    return {int(n[:8]) for n in storage.listing(f"commits/{writer}").files if RECORD_NAME.fullmatch(n)}
+
+
+def _read_tombstones(storage: Storage, faults: list[Fault]) -> dict[tuple[str, int], str]:
+    buried: dict[tuple[str, int], str] = {}
+    for number in range(count_tombstones(storage)):
+        try:
+            buried |= {(r.writer, r.seq): r.segment for r in read_tombstone(storage, number).records}
+        except StoreError as error:
+            faults.append(Fault("tombstone", tombstone_name(number), str(error)))
     return buried
 
 
 def _read_records(
-    root: Path, numbers: dict[str, set[int]], buried: dict[tuple[str, int], str], faults: list[Fault]
-) -> Iterator[Record]:
-    for writer, found in sorted(numbers.items()):
-        for seq in range(max(found, default=-1) + 1):
-            path = record_path(root, writer, seq)
-            if path.exists():
-                try:
-                    yield read_record(root, writer, seq)
-                except StoreError as error:
-                    if not _deleted(root, writer, seq):
-                        faults.append(Fault("record", str(path.relative_to(root)), str(error), writer, seq))
-            elif (writer, seq) not in buried and not _deleted(root, writer, seq):
-                faults.append(Fault("gap", str(path.relative_to(root)), "missing, and no tombstone", writer, seq))
+    storage: Storage, listed: dict[str, set[int]], buried: dict[tuple[str, int], str], faults: list[Fault]
+) -> list[Record]:
+    numbers = {writer: set(found) for writer, found in listed.items()}
+    for writer, seq in buried:
+        numbers.setdefault(writer, set()).add(seq)
+
+    def read(key: tuple[str, int]) -> Record | Fault | None:
+        name = record_name(*key)
+        if key[1] not in listed.get(key[0], ()):
+            gap = key not in buried and not _deleted(storage, *key)
+            return Fault("gap", name, "missing, and no tombstone", *key) if gap else None
+        try:
+            return read_record(storage, *key)
+        except StoreError as error:
+            return None if _deleted(storage, *key) else Fault("record", name, str(error), *key)
+
+    keys = [(w, seq) for w, found in sorted(numbers.items()) for seq in range(max(found, default=-1) + 1)]
+    found = list(storage.each(read, keys))
+    faults += [f for f in found if isinstance(f, Fault)]
+    return [r for r in found if isinstance(r, Record)]
 
 
-def _deleted(root: Path, writer: str, seq: int) -> bool:
+def _deleted(storage: Storage, writer: str, seq: int) -> bool:
     """Whether a record was deleted by now because a tombstone names it: then it is no fault that files are gone."""
-    if record_path(root, writer, seq).exists():
+    if storage.exists(record_name(writer, seq)):
         return False
-    return (writer, seq) in _read_tombstones(root, [])
+    return (writer, seq) in _read_tombstones(storage, [])
 
 
-def check_segment(root: Path, record: Record) -> list[str]:
+def check_segment(where: Where, record: Record) -> list[str]:
     """What is wrong with the segment of a record: files first, and where these are right, what they say."""
-    problems = file_problems(root, record)
-    folder = root / record.segment
-    files = {str(p.relative_to(folder)) for p in folder.rglob("*") if not p.is_dir()}
-    problems += [f"{folder / name}: the record names no such file" for name in sorted(files - set(record.files))]
-    if problems:
-        return problems
+    storage = open_storage(where)
+    try:
+        with storage.as_folder(record.segment) as folder:
+            problems = _file_problems(storage, folder, record)
+            files = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
+            strange = sorted(files - set(record.files))
+            problems += [f"{_where(storage, record, name)}: the record names no such file" for name in strange]
+            # A copy has another path than what it is a copy of.
+            return problems or [
+                text.replace(str(folder), storage.where(record.segment)) for text in _content_problems(folder, record)
+            ]
+    except (OSError, StoreError) as error:
+        return [f"{storage.where(record.segment)}: {getattr(error, 'strerror', None) or error}"]
+
+
+def _content_problems(folder: Path, record: Record) -> list[str]:
     try:
         segment = Segment(folder)
         ids = [e.id for e in record.episodes]
@@ -138,18 +168,28 @@ def check_segment(root: Path, record: Record) -> list[str]:
             return [f"{folder}: its episodes do not lie where the record says"]
         problems = [text for e in record.episodes if (text := episode_problem(segment, e))]
         segment.close()
+        return problems
     except StoreError as error:
-        problems = [str(error)]
-    return problems
+        return [str(error)]
 
 
-def file_problems(root: Path, record: Record) -> list[str]:
-    """One line per file of a record's segment that is missing, or differs in size or crc32c."""
+def file_problems(where: Where, record: Record) -> list[str]:
+    """One line per file of a record's segment that is missing, or differs in size or crc32c.
+
+    Raises:
+        OSError: if the storage does not answer.
+    """
+    storage = open_storage(where)
+    with storage.as_folder(record.segment) as folder:
+        return _file_problems(storage, folder, record)
+
+
+def _file_problems(storage: Storage, folder: Path, record: Record) -> list[str]:
     problems = []
     for name, recorded in record.files.items():
-        path = root / record.segment / name
+        path = _where(storage, record, name)
         try:
-            size, crc = file_crc32c(path)
+            size, crc = file_crc32c(folder / name)
         except OSError as error:
             problems.append(f"{path}: {error.strerror}")
             continue
@@ -158,6 +198,10 @@ def file_problems(root: Path, record: Record) -> list[str]:
         elif crc != recorded["crc32c"]:
             problems.append(f"{path}: crc32c {crc:08x}, the record says {recorded['crc32c']:08x}")
     return problems
+
+
+def _where(storage: Storage, record: Record, name: str) -> str:
+    return storage.where(f"{record.segment}/{name}")
 
 
 def episode_problem(segment: Segment, entry: EpisodeEntry) -> str:
@@ -175,39 +219,46 @@ def episode_problem(segment: Segment, entry: EpisodeEntry) -> str:
     return ""
 
 
-def _check_pins(root: Path, buried: dict[tuple[str, int], str], faults: list[Fault]) -> None:
-    for path in sorted((root / "pins").glob("[!.]*.json")):
-        where = str(path.relative_to(root))
+def _check_pins(
+    storage: Storage, listed: dict[str, set[int]], buried: dict[tuple[str, int], str], faults: list[Fault]
+) -> None:
+    for name in pin_names(storage):
         try:
-            pin = read_pin(path)
+            pin = read_pin(storage, name)
         except StoreError as error:
-            faults.append(Fault("pin", where, str(error)))
+            if storage.exists(name):  # and not dropped meanwhile
+                faults.append(Fault("pin", name, str(error)))
             continue
         for writer, count in pin.position.items():
             # A record that a tombstone named may be gone because the pin came later; all others must be there.
             gone = writer != TOMBSTONES and [
-                s for s in range(count) if (writer, s) not in buried and not record_path(root, writer, s).exists()
+                s
+                for s in range(count)
+                if (writer, s) not in buried
+                and s not in listed.get(writer, ())
+                and not storage.exists(record_name(writer, s))
             ]
-            if gone and not all(_deleted(root, writer, s) for s in gone):
-                faults.append(Fault("need", where, f"needs records of {writer} that are gone: {gone[:8]}"))
+            if gone and not all(_deleted(storage, writer, s) for s in gone):
+                faults.append(Fault("need", name, f"needs records of {writer} that are gone: {gone[:8]}"))
 
 
-def _left_behind(root: Path, folders: list[Path], named: set[str], before: float) -> list[Fault]:
+def _left_behind(storage: Storage, data: Listing, named: set[str], before: float) -> list[Fault]:
     faults = []
-    for path in folders:
-        where = str(path.relative_to(root))
-        if not path.is_dir():
-            if path.exists():
-                faults.append(Fault("stray", where, "no segment"))
-        elif where not in named and last_change(path) < before and path.exists():
-            kind: Kind = "temp" if path.name.startswith(GONE) else "orphan"
+    strays = (f"data/{n}" for n in data.files)
+    faults += [Fault("stray", where, "no segment") for where in strays if storage.exists(where)]
+    for name in data.folders:
+        where = f"data/{name}"
+        if where not in named and storage.last_change(where) < before and storage.exists(where):
+            kind: Kind = "temp" if name.startswith(GONE) else "orphan"
             faults.append(Fault(kind, where, "no record names it"))
-    for folder in (root, root / "tombstones", root / "pins", *sorted((root / "commits").glob("*"))):
-        for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-            where = str(path.relative_to(root))
-            if path.name.endswith(".tmp") and path.name.startswith("."):
-                if last_change(path) < before:
+    writers = [f"commits/{w}" for w in storage.listing("commits").folders]
+    for folder in ("", "tombstones", "pins", DECISIONS, *writers):
+        files, folders = storage.listing(folder)
+        for name in sorted([*files, *folders]):
+            where = f"{folder}/{name}" if folder else name
+            if name.endswith(".tmp") and name.startswith("."):
+                if storage.last_change(where) < before:
                     faults.append(Fault("temp", where, "left by something that was killed"))
-            elif folder not in (root, root / "pins") and not RECORD_NAME.fullmatch(path.name):
+            elif folder not in ("", "pins") and not RECORD_NAME.fullmatch(name):
                 faults.append(Fault("stray", where, "belongs to nothing"))
     return faults

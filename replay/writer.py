@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import os
-import shutil
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from common.episode import Episode
 from common.errors import StoreError, bad_value
-from common.fsio import create_only, fsync_path
 from replay.disk_space import DiskFullError, DiskLimits, wait_for_space
 from replay.layout import signature
-from replay.record import RECORD_NAME, WRITER_ID, describe, encode_record, record_path
+from replay.record import RECORD_NAME, WRITER_ID, describe, encode_record, record_name
 from replay.segment_files import write_segment
+from replay.storage import Where, open_storage
 from replay.tombstones import Graveyard
 
 _IO_THREADS = 16  # they wait for the disk, so their number has nothing to do with the number of cores
@@ -66,7 +63,7 @@ class SegmentWriter:
 
     def __init__(
         self,
-        root: Path,
+        where: Where,
         writer_id: str,
         max_episodes: int,
         max_bytes: int,
@@ -78,7 +75,7 @@ class SegmentWriter:
         """Continue the sequence of `writer_id` after its last committed record.
 
         Args:
-            root: of the store.
+            where: the store.
             writer_id: unique among those that write at the same time; it is part of file names.
             max_episodes: a segment is committed when it has this many episodes.
             max_bytes: or this many bytes of arrays. Each kind of record fills a segment of its own.
@@ -97,7 +94,7 @@ class SegmentWriter:
                 raise StoreError(bad_value(name, value, "at least 1"))
         if max_age_s is not None and not max_age_s > 0.0:
             raise StoreError(bad_value("max_age_s", max_age_s, "more than 0 seconds, or None"))
-        self._root, self._id = root, writer_id
+        self._storage, self._id = open_storage(where), writer_id
         self._max_episodes, self._max_bytes = max_episodes, max_bytes
         self._max_age_s, self._in_flight = max_age_s, in_flight
         self._disk = DiskLimits() if disk is None else disk
@@ -110,16 +107,15 @@ class SegmentWriter:
         self._pool: ThreadPoolExecutor | None = ThreadPoolExecutor(_IO_THREADS, thread_name_prefix="replay-io")
         self._hashing = ThreadPoolExecutor(_HASH_THREADS, thread_name_prefix="replay-hash")
         self._committing = ThreadPoolExecutor(in_flight, thread_name_prefix="replay-commit")
-        self._commits = root / "commits" / writer_id
+        commits = f"commits/{writer_id}"
         try:
-            self._commits.mkdir(exist_ok=True)
-            fsync_path(self._commits.parent)
-            names = [n for n in os.listdir(self._commits) if RECORD_NAME.fullmatch(n)]
+            self._storage.make_folder(commits)
+            names = [n for n in self._storage.listing(commits).files if RECORD_NAME.fullmatch(n)]
             last = 1 + max((int(n[:8]) for n in names), default=-1)
         except OSError as error:
             raise self._failed(error) from error
         # A number whose record was deleted stays used: its tombstone would take a new record out as well.
-        self._graveyard = Graveyard(root)
+        self._graveyard = Graveyard(self._storage)
         self._graveyard.read()
         self._seq = max(last, self._graveyard.counts().get(writer_id, 0))
 
@@ -224,16 +220,10 @@ class SegmentWriter:
     def _commit(self, held: Sequence[_Held], number: int, before: Future[list[Ack]] | None) -> list[Ack]:
         episodes = [h.episode for h in held]
         try:
-            if slowed := wait_for_space(self._root, sum(h.nbytes for h in held), self._disk):
+            if slowed := wait_for_space(self._storage, sum(h.nbytes for h in held), self._disk):
                 self._slowed.append(slowed)
-            segment = self._new_folder(number)
-            try:
-                files = write_segment(segment, episodes, self._io())
-                fsync_path(segment.parent)
-            except OSError:
-                # Nothing can refer to it yet; on a full disk the space matters.
-                shutil.rmtree(segment, ignore_errors=True)
-                raise
+            segment = self._storage.new_segment(f"{self._id}-{number:08d}")
+            files = write_segment(self._storage, segment, episodes, self._io())
             hashes = [h.sha256.result() for h in held]
             if before is not None:
                 wait([before])  # one record after the other, so that their numbers have no gap
@@ -242,7 +232,7 @@ class SegmentWriter:
                 "writer": self._id,
                 "seq": self._seq,
                 "committed_at": time.time(),
-                "segment": str(segment.relative_to(self._root)),
+                "segment": segment,
                 "files": files,
                 "episodes": [describe(e, h, int(s)) for e, h, s in zip(episodes, hashes, starts, strict=False)],
             }
@@ -257,29 +247,19 @@ class SegmentWriter:
         return acks
 
     def _publish(self, body: dict[str, Any]) -> bool:
-        segment = self._root / body["segment"]
-        if not segment.is_dir():  # this process slept for longer than a lease
-            raise FileNotFoundError(errno.ENOENT, "the segment was swept before it was committed", str(segment))
-        if not create_only(record_path(self._root, self._id, self._seq), encode_record(body)):
+        segment = body["segment"]
+        if not self._storage.exists(f"{segment}/zarr.json"):  # this process slept for longer than a lease
+            where = self._storage.where(segment)
+            raise FileNotFoundError(errno.ENOENT, "the segment was swept before it was committed", where)
+        if not self._storage.create(record_name(self._id, self._seq), encode_record(body)):
             return False
         # A writer that slept for long may have taken a number whose record is deleted already. That the name was free
         # means that its tombstone was there before, so looking now is not too early.
         self._graveyard.read()
         return not self._graveyard.holds(self._id, self._seq)
 
-    def _new_folder(self, number: int) -> Path:
-        attempt = 0
-        while True:
-            suffix = f"-{attempt}" if attempt else ""
-            path = self._root / "data" / f"{self._id}-{number:08d}{suffix}.zarr"
-            try:
-                path.mkdir()
-                return path
-            except FileExistsError:
-                attempt += 1  # left by a commit that never ended
-
     def _failed(self, error: OSError) -> StoreError:
-        text = f"store {self._root} cannot be written by {self._id!r}: {error.strerror} ({error.filename})"
+        text = f"store {self._storage.url} cannot be written by {self._id!r}: {error.strerror} ({error.filename})"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return DiskFullError(f"{text}: free space or prune the store")
         return StoreError(text)

@@ -29,7 +29,7 @@ def test_writers_are_slowed_then_stopped_and_go_on_when_there_is_space(tmp_path:
     nbytes = make_episode().nbytes()
     left, slept = 2_000_000, []
     disk = lambda path: SimpleNamespace(f_bavail=left + nbytes, f_frsize=1)
-    monkeypatch.setattr(replay.disk_space.os, "statvfs", disk)
+    monkeypatch.setattr(os, "statvfs", disk)
     monkeypatch.setattr(replay.disk_space.time, "sleep", slept.append)
     assert len(w.append(make_episode(env=0))) == 1
     left = 600_000

@@ -16,6 +16,7 @@ from records import assert_same, make_episode
 import replay.writer
 from common.episode import Episode
 from common.errors import StoreError
+from replay.storage import Storage
 from replay.store import Store, open_store
 
 
@@ -33,13 +34,13 @@ class Gate:
         self._open = {env: threading.Event() for env in range(8)}
         self._real = replay.writer.write_segment
 
-    def write(self, path: Path, episodes: list[Episode], pool: ThreadPoolExecutor) -> Any:
+    def write(self, storage: Storage, segment: str, episodes: list[Episode], pool: ThreadPoolExecutor) -> Any:
         env = episodes[0].meta.id.env
         self.entered.append(env)
         assert self._open[env].wait(30)
         if env in self.failing:
             raise OSError(errno.EIO, "Input/output error", "image")
-        return self._real(path, episodes, pool)
+        return self._real(storage, segment, episodes, pool)
 
     def let(self, *envs: int) -> None:
         for env in envs:

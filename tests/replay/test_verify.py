@@ -49,7 +49,7 @@ def test_a_flipped_bit_in_any_file_is_found_and_the_file_named(root: Path) -> No
     seen: list[tuple[int, int]] = []
     assert find_faults(root, progress=lambda done, total: seen.append((done, total))) == []
     assert len(seen) == 3 and seen[-1][0] == seen[-1][1] > 0
-    kind_of = {"data": "data", "commits": "record", "tombstones": "tombstone", "pins": "pin"}
+    kind_of = {"data": "data", "commits": "record", "tombstones": "tombstone", "pins": "pin", "decisions": "decision"}
     files = [p for p in root.rglob("*") if p.is_file() and p.name not in ("store.json", ".lock")]
     # Files of v's segment stand for those of the others.
     for file in [p for p in files if "w-0000000" not in str(p)]:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from records import assert_same, make_episode
 
+import replay.storage_local
 import replay.writer
 from common.errors import StoreError
 from replay.disk_space import DiskFullError
@@ -236,9 +237,9 @@ def test_killed_at_any_step_nothing_acked_is_lost_and_nothing_torn_is_read(store
 
 def test_a_commit_publishes_last(store: Store, monkeypatch) -> None:
     order: list[str] = []
-    real_write, real_create = replay.writer.write_segment, replay.writer.create_only
+    real_write, real_create = replay.writer.write_segment, replay.storage_local.create_only
     monkeypatch.setattr(replay.writer, "write_segment", lambda *a: (order.append("segment"), real_write(*a))[1])
-    monkeypatch.setattr(replay.writer, "create_only", lambda *a: (order.append("record"), real_create(*a))[1])
+    monkeypatch.setattr(replay.storage_local, "create_only", lambda *a: (order.append("record"), real_create(*a))[1])
     w = store.writer("w")
     w.append(make_episode())
     assert order == []
