@@ -84,7 +84,8 @@ def _row(name: str, system: str, value: float, unit: str, **params: Any) -> Row:
     return {"name": name, "system": system, "value": round(value, 3), "unit": unit, "params": params}
 
 
-def _workshop(config: RunConfig) -> Workshop:
+def bench_workshop(config: RunConfig) -> Workshop:
+    """What a collector of this process works with, at weights that have learned nothing."""
     hashes = {"renderer": "", "assets_sha256": "", "code_sha256": "", "config_sha256": ""}
     renderer = WarpRenderer(max_envs=config.phases[_PHASE].imitation.scenes_per_round + 1)
     shop = Workshop(config, "bench", renderer, LearnedPolicy(config.network), "bench", hashes)
@@ -92,7 +93,8 @@ def _workshop(config: RunConfig) -> Workshop:
     return shop
 
 
-def _task(config: RunConfig, kind: Any, round: int) -> Task:
+def bench_task(config: RunConfig, kind: Any, round: int) -> Task:
+    """A piece of work of one round, as large as a round of that kind is."""
     settings = config.phases[_PHASE].imitation
     version = PolicyVersion(0, 0, weights_sha256(initial_weights(config.network, config.seed)))
     envs = settings.dagger_envs if kind == "dagger" else settings.scenes_per_round
@@ -101,14 +103,14 @@ def _task(config: RunConfig, kind: Any, round: int) -> Task:
 
 
 def _episodes(config: RunConfig) -> list[Episode]:
-    shop = _workshop(config)
-    return [e for r in range(8) for e in collect(shop, _task(config, "pairs", r))]
+    shop = bench_workshop(config)
+    return [e for r in range(8) for e in collect(shop, bench_task(config, "pairs", r))]
 
 
 def _collecting(config: RunConfig, repeats: int) -> list[Row]:
-    shop = _workshop(config)
+    shop = bench_workshop(config)
     renderer, n = shop.renderer, 64
-    starts = shop.starts(_task(config, "pairs", 0), config.scenes.imitation_mix, Purpose.SCENE)[:n]
+    starts = shop.starts(bench_task(config, "pairs", 0), config.scenes.imitation_mix, Purpose.SCENE)[:n]
     n = len(starts)
     env = shop.env(n, config.phases[_PHASE].reward)
     env.reset(starts)
@@ -134,7 +136,7 @@ def _collecting(config: RunConfig, repeats: int) -> list[Row]:
     rounds = iter(range(10**6))
 
     def collecting(kind: Any) -> Callable[[], int]:
-        return lambda: sum(e.num_rows for e in collect(shop, _task(config, kind, next(rounds))))
+        return lambda: sum(e.num_rows for e in collect(shop, bench_task(config, kind, next(rounds))))
 
     rows = [
         _row("render", "warp, rgb", median_rate(render(size, ["rgb"]), repeats), "frames/s", side=size),

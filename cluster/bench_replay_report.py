@@ -1,4 +1,4 @@
-"""How `servofleet bench replay` shows its result: two tables."""
+"""How the benches of the replay store and of the learner show their results: two tables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def print_result(
 ) -> None:
     """Print a result; `goals` says which ratios must reach their goal and which must not exceed it."""
     console = Console() if console is None else console
-    table = Table("figure", "system", "value", "unit", "", title=f"replay on {result['machine']['cpu']}")
+    table = Table("figure", "system", "value", "unit", "", title=f"{result['bench']} on {result['machine']['cpu']}")
     for row in result["rows"]:
         value, params = row["value"], row["params"]
         shown = "missing" if value is None else f"{value:,.0f}" if value >= 100.0 else f"{value:,.2f}"

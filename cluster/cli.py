@@ -28,6 +28,7 @@ _EXAMPLES = """examples:
   servofleet bench pipeline --json                  rates of every part on this machine
   servofleet bench render --quick                   our renderer against others, in a minute
   servofleet bench replay --quick                   our replay store against others, in four minutes
+  servofleet bench learner --json                   our learners against plain torch loops
   servofleet render scenes.png scenes.difficulty=hard   a picture of scenes as episodes draw them
   servofleet doctor                                 what this machine lacks
 """
@@ -85,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     takes_overrides(verb("train", _train, "Train a run, or continue it: the run directory decides."))
     evaluate = verb("evaluate", _evaluate, "Evaluate a run's newest weights, or a baseline, on the held-out suite.")
     evaluate.add_argument(
-        "--policy", default="learned", help="learned (default), zero, pbvs, nearest_goal or moment_ibvs"
+        "--policy", default="learned", help="learned (default), zero, pbvs, nearest_goal, moment_ibvs or export:DIR"
     )
     takes_overrides(evaluate)
     takes_overrides(
@@ -97,8 +98,8 @@ def _parser() -> argparse.ArgumentParser:
     bench = verb("bench", _bench, "Measure rates on this machine.")
     bench.add_argument(
         "what",
-        choices=["pipeline", "render", "replay"],
-        help="pipeline: render, collect, store, sample, learn, end to end; render, replay: ours against others",
+        choices=["pipeline", "render", "replay", "learner"],
+        help="pipeline: every part and end to end; render, replay, learner: ours against others",
     )
     bench.add_argument("--repeats", type=_positive, default=3, help="repeats per figure; medians are reported")
     bench.add_argument("--quick", action="store_true", help="render: fewer configurations, one minute")
@@ -202,6 +203,11 @@ def _bench(arguments: argparse.Namespace) -> int:
         raise ConfigError(bad_value("bench", arguments.what, "render or replay, with --quick"))
     config = load_config(arguments.overrides or ["experiment=quickstart"])
     _quiet_libraries()
+    if arguments.what == "learner":
+        from cluster.bench_learner import bench_learner
+
+        bench_learner(config, repeats=arguments.repeats, as_json=arguments.json)
+        return 0
     from cluster.bench_pipeline import bench_pipeline
 
     bench_pipeline(config, repeats=arguments.repeats, as_json=arguments.json)
