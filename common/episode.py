@@ -141,16 +141,26 @@ class EpisodeMeta:
         Raises:
             SchemaError: if a key is missing, unknown or malformed.
         """
+        cls.check(raw)
+        version = raw["policy_version"]
+        values = {**raw, "id": EpisodeId.parse(raw["id"])}
+        return cls(**values | {"policy_version": None if version is None else PolicyVersion(**version)})
+
+    @staticmethod
+    def check(raw: Mapping[str, Any]) -> None:
+        """Refuse what `from_dict` refuses, without building it: a store has a million of them.
+
+        Raises:
+            SchemaError: as `from_dict`.
+        """
         if raw.keys() != _META_NAMES:
             missing, unknown = sorted(_META_NAMES - raw.keys()), sorted(raw.keys() - _META_NAMES)
             raise SchemaError(f"episode meta keys: missing {missing}, unknown {unknown}")
-        values = dict(raw)
-        values["id"] = EpisodeId.parse(values["id"])
-        if values["policy_version"] is not None:
-            values["policy_version"] = PolicyVersion(**values["policy_version"])
-        if values["kind"] not in KINDS:
-            raise SchemaError(bad_value("episode kind", values["kind"], f"one of {KINDS}"))
-        return cls(**values)
+        EpisodeId.check(raw["id"])
+        if raw["policy_version"] is not None:
+            PolicyVersion(**raw["policy_version"])
+        if raw["kind"] not in KINDS:
+            raise SchemaError(bad_value("episode kind", raw["kind"], f"one of {KINDS}"))
 
 
 _META_NAMES = frozenset(f.name for f in dataclasses.fields(EpisodeMeta))

@@ -15,7 +15,7 @@ from common.errors import SchemaError, bad_value
 
 _RUN_ID = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 _ROLE = re.compile(r"[a-z][a-z0-9_]{0,31}")
-_CANONICAL = re.compile(r"([^/]+)/([0-9]{4})/([^/]+)/([0-9]{8})/([0-9]{6})")
+_CANONICAL = re.compile(rf"({_RUN_ID.pattern})/([0-9]{{4}})/({_ROLE.pattern})/([0-9]{{8}})/([0-9]{{6}})")
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -79,6 +79,16 @@ class EpisodeId:
         if str(parsed) != text:
             raise SchemaError(bad_value("episode id", text, f"the canonical form {parsed}"))
         return parsed
+
+    @classmethod
+    def check(cls, text: str) -> None:
+        """Refuse what `parse` refuses.
+
+        Raises:
+            SchemaError: as `parse`.
+        """
+        if _CANONICAL.fullmatch(text) is None:
+            cls.parse(text)
 
 
 def weights_sha256(weights: Mapping[str, NDArray[np.generic]]) -> str:

@@ -7,7 +7,6 @@ What stands is therefore a function of the *set* of records read, not of the ord
 from __future__ import annotations
 
 import dataclasses
-import json
 import operator
 import sqlite3
 import threading
@@ -17,9 +16,10 @@ from typing import Any
 
 from common.errors import StoreError
 from common.identity import PolicyVersion
+from replay import fast_json
 from replay.record import EpisodeEntry, Record
 
-INDEX_VERSION = 2
+INDEX_VERSION = 3
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT);
@@ -157,8 +157,8 @@ class Index:
         heirs: Iterable[Record] = (),
         position: Mapping[str, int] | None = None,
         anew: bool = False,
-    ) -> None:
-        """Take records in and out, all or none.
+    ) -> int:
+        """Take records in and out, all or none, also where reading `records` fails.
 
         Args:
             records: to take in.
@@ -166,6 +166,9 @@ class Index:
             heirs: the records of `heirs(buried)`: of an episode whose standing copy goes, the next copy stands.
             position: what `position` says afterwards; None counts `records` only.
             anew: forget everything first.
+
+        Returns:
+            How many were taken in.
         """
         with self._lock, self._db as db:
             if anew:
@@ -173,7 +176,8 @@ class Index:
             for table in ("records", "copies", "episodes"):
                 db.executemany(f"DELETE FROM {table} WHERE writer = ? AND seq = ?", buried)
             counts = dict(position or {})
-            for r in records:
+            count = 0
+            for r in records:  # read from the disk meanwhile: a million need not fit RAM
                 db.execute(
                     "INSERT INTO records VALUES (?, ?, ?, ?, ?)", (r.writer, r.seq, r.segment, r.nbytes, r.committed_at)
                 )
@@ -182,11 +186,13 @@ class Index:
                     [(r.writer, r.seq, e.slot, e.id, e.sha256) for e in r.episodes],
                 )
                 db.executemany(_INSERT, [_row(e) for e in r.episodes])
+                count += 1
                 if position is None:
                     counts[r.writer] = max(counts.get(r.writer, 0), r.seq + 1)
             for r in heirs:
                 db.executemany(_INSERT, [_row(e) for e in r.episodes])
             db.executemany("INSERT OR REPLACE INTO positions VALUES (?, ?)", counts.items())
+            return count
 
     def heirs(self, buried: Collection[tuple[str, int]]) -> list[tuple[str, int]]:
         """(writer, seq) of the other records that hold a copy of an episode that stands in one of these."""
@@ -247,7 +253,7 @@ _values_of = operator.attrgetter(*(f.name for f in dataclasses.fields(EpisodeEnt
 
 def _row(e: EpisodeEntry) -> tuple[Any, ...]:
     # Parsed as plain JSON, for there may be a million: the record that it comes from was checked when it was read.
-    meta = json.loads(e.meta_json)
+    meta = fast_json.loads(e.meta_json)
     version = meta["policy_version"]
     text = None if version is None else _version_text(PolicyVersion(**version))
     run, lineage, role, round_, env = meta["id"].split("/")
