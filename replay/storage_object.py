@@ -249,7 +249,7 @@ class ObjectStorage:
 
     def map_segment(self, segment: str, sums: Callable[[], Sums], *, anew: bool = False) -> Path:
         """A copy on the disk of this node, checked against the sums when it is fetched."""
-        recorded = sums()
+        recorded = {inside(name, self.url): s for name, s in sums().items()}
         key = f"{self._key}-{inside(segment, self.url).replace('/', '_')}"
         return self._cache.get(key, recorded, partial(self._fetch, segment, recorded), anew)
 
