@@ -65,18 +65,20 @@ def test_the_training_grid_is_kept_and_others_follow_the_same_rule():
     assert not rope.state_dict()
 
 
-def test_attention_is_the_softmax_of_products():
+@pytest.mark.parametrize("turned", [False, True])
+def test_attention_is_the_softmax_of_products(turned):
     torch.manual_seed(0)
-    attention, x, context = Attention(8, 2), torch.randn(1, 3, 8), torch.randn(1, 5, 8)
+    attention, x = Attention(8, 2), torch.randn(1, 6, 8)
+    context = x if turned else torch.randn(1, 5, 8)
+    turn = turns(2, 3, 4, 3) if turned else None
     q = attention.query(x)[0]
     k, v = attention.key_value(context)[0].chunk(2, dim=1)
-    mixed = torch.zeros(3, 8)
+    mixed = torch.zeros(6, 8)
     for head in range(2):
         part = slice(4 * head, 4 * head + 4)
-        mixed[:, part] = (q[:, part] @ k[:, part].T / 2.0).softmax(dim=1) @ v[:, part]
-    torch.testing.assert_close(attention(x, context)[0], attention.out(mixed))
-    turn = turns(1, 3, 4, 3)
-    assert (attention(x, x, turn) - attention(x, x)).abs().max() > 1e-4
+        queries, keys = (rotate(a[:, part], turn) if turn else a[:, part] for a in (q, k))
+        mixed[:, part] = (queries @ keys.T / 2.0).softmax(dim=1) @ v[:, part]
+    torch.testing.assert_close(attention(x, context, turn)[0], attention.out(mixed))
 
 
 def test_cross_layer_exchanges_the_two_images_and_no_others():
