@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.rng import Purpose, derived_seed, philox
+from common.rng import Purpose, derived_seed, philox, philox_rounds
 
 KEY = {"seed": 7, "purpose": Purpose.SCENE, "round": 3, "env": 11, "step": 2}
 GOLDEN = [1328276272511860485, 6872865691654000719, 1550930413323808897, 6509506545612840292]
@@ -78,3 +78,19 @@ def test_purposes_keep_their_numbers():
     }  # fmt: skip
     assert {p.name: p.value for p in Purpose if p.name in recorded} == recorded
     assert len({p.value for p in Purpose}) == len(Purpose)
+
+
+def test_rounds_in_turn_draw_what_each_draws_alone():
+    rounds = range(5, 9)
+    # An odd number of 32-bit draws leaves half a word over, which the next round must not find.
+    drawn = [
+        (rng.integers(0, 1000, size=3, dtype=np.int32).tolist(), rng.random(5).tolist())
+        for rng in philox_rounds(7, Purpose.SAMPLER, rounds, env=2)
+    ]
+    for round_, (whole, part) in zip(rounds, drawn, strict=True):
+        alone = philox(7, Purpose.SAMPLER, round=round_, env=2)
+        assert alone.integers(0, 1000, size=3, dtype=np.int32).tolist() == whole
+        assert alone.random(5).tolist() == part
+    assert not list(philox_rounds(7, Purpose.SAMPLER, range(3, 3)))
+    with pytest.raises(ValueError, match="rng key round"):
+        list(philox_rounds(7, Purpose.SAMPLER, range(2**64 - 1, 2**64 + 1)))

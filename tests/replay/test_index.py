@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ from records import make_episode, version
 
 from common.errors import StoreError
 from replay.index import Query
+from replay.record import Record
 from replay.store import Store, open_store
 
 
@@ -101,3 +105,31 @@ def test_entries_carry_what_the_record_says(root: Path) -> None:
     pair = opened(root).select(Query(kind="pairs"))[0]
     assert pair.iou_max is None
     assert pair.valid_rows == np.count_nonzero(make_episode("pairs", env=0).steps["label_valid"])
+
+
+def test_records_that_cannot_be_read_to_the_end_leave_the_index_as_it_was(root: Path) -> None:
+    store = opened(root)
+    before = (store.position(), store.select())
+    records = store.records()
+
+    def broken() -> Iterator[Record]:
+        yield from records
+        raise StoreError("damaged")
+
+    with pytest.raises(StoreError, match="damaged"):
+        store.index.add(broken(), position={"w": 99}, anew=True)
+    assert (store.position(), store.select()) == before
+    assert store.index.add(iter(records), anew=True) == len(records) and store.select() == before[1]
+
+
+def test_seeds_of_any_length_are_kept_to_the_last_digit(tmp_path: Path) -> None:
+    seeds = [0, 2**63 - 1, 2**64 + 1, 3**80]
+    store = open_store(tmp_path / "s", "a", create=True)
+    with closing(store.writer("w")) as w:
+        for env, seed in enumerate(seeds):
+            episode = make_episode("pairs", env=env)
+            meta = dataclasses.replace(episode.meta, scene_seed=seed, scene="\u00e9 \\ud800")
+            w.append(dataclasses.replace(episode, meta=meta))
+    store.refresh()
+    assert [e.meta.scene_seed for e in store.select()] == seeds
+    assert {e.meta.scene for e in store.select()} == {"\u00e9 \\ud800"}
