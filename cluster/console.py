@@ -134,6 +134,8 @@ class Display:
         if total > 0:
             facts.append(("learn", f"{row['samples'] / max(seconds['learn_s'], 1e-9):.0f} samples/s"))
             facts.append(("learner waits", f"{100 * seconds['wait_s'] / total:.0f} %"))
+        if row.get("slowed_s", 0.0) > 0.0:
+            facts.append(("disk nearly full", f"writers waited {row['slowed_s']:.1f} s"))
         if self._program is not None:
             fleet = self._program.fleet
             facts.append(("collectors", f"{fleet.healthy}/{fleet.size}, {fleet.totals.failures} failures"))

@@ -16,6 +16,7 @@ from cluster.evaluation import evaluate_stage
 from cluster.phase_rounds import PhaseRounds
 from cluster.program import Program, build_program
 from cluster.report import write_final_report
+from cluster.retention import retain
 from cluster.rounds import make_rounds
 from cluster.run_directory import RunDirectory
 from common.config import PhaseConfig, RunConfig
@@ -26,6 +27,7 @@ from learner.learners import build_learner
 from replay.pins import pin, read_pins, unpin
 
 _PIN = "checkpoint-"  # the pins of a run's own checkpoints in its store
+_REPORT = "report"  # the pin of the evaluations that the final report shows
 
 
 @dataclasses.dataclass
@@ -95,9 +97,10 @@ class Run:
             self.program.tracker_run_id = self.program.tracker.run_id
             self.save(pin=True)
             return
-        self._number, arrays, state, complaints = found
+        number, arrays, state, complaints = found
         for complaint in complaints:
             self.display.say(f"broken checkpoint: {complaint}")
+        self._number = max(number, *self.program.checkpoints.numbers())  # the next one goes behind a broken one
         self.cut = Cut(**state)
         if not self.config.deterministic:
             self.cut.lineage += 1
@@ -106,7 +109,7 @@ class Run:
         self.program.store.refresh()
         behind = {w: s for w, s in self.cut.store_position.items() if self.program.store.position().get(w, -1) < s}
         if behind:
-            raise CheckpointError(f"the replay store lacks records that checkpoint {self._number} has seen: {behind}")
+            raise CheckpointError(f"the replay store lacks records that checkpoint {number} has seen: {behind}")
         self.weights = {k.removeprefix("weights/"): v for k, v in arrays.items() if k.startswith("weights/")}
         if self.cut.phase < len(self.config.schedule) and self.cut.learner:
             self._enter_phase()
@@ -116,7 +119,7 @@ class Run:
             for line in self.rounds.load_cursors(self.cut.sampler):
                 self.display.say(line)
             self.weights = self.rounds.learner.get_weights()
-        self.display.say(f"resuming from checkpoint {self._number}: {self.where()}")
+        self.display.say(f"resuming from checkpoint {number}: {self.where()}")
 
     def where(self) -> str:
         """The cut in words."""
@@ -142,21 +145,26 @@ class Run:
         self._pin_data()
         self.program.checkpoints.save(self._number, arrays, dataclasses.asdict(self.cut), pin=pin)
         self._unpin_data()
+        retain(self.program.store, self.config.replay)
         self._saved = time.monotonic()
 
     def _pin_data(self) -> None:
-        """Keep what the coming checkpoint goes on with, the data of its phase, from being pruned. The pin is there
-        before the checkpoint is.
+        """Keep what the coming checkpoint goes on with, the data that its phase still needs, and the evaluations that
+        the report shows, from being pruned. The pin is there before the checkpoint is.
         """
         phases = self.config.schedule[self.cut.phase : self.cut.phase + 1]
         reason = f"checkpoint {self._number}: {self.where()}"
-        pin(self.program.store.root, f"{_PIN}{self._number:08d}", self.cut.store_position, reason, phases)
+        store, position = self.program.store.storage, self.cut.store_position
+        oldest = 0 if self.rounds is None else self.rounds.oldest(self.cut.round)
+        pin(store, f"{_PIN}{self._number:08d}", position, reason, phases, min_round=oldest)
+        if self.cut.stages:
+            pin(store, _REPORT, position, "the run's final report", self.cut.stages, kinds=["evaluation"])
 
     def _unpin_data(self) -> None:
         kept = {f"{_PIN}{number:08d}" for number in self.program.checkpoints.numbers()}
-        for old in read_pins(self.program.store.root):
+        for old in read_pins(self.program.store.storage):
             if old.name.startswith(_PIN) and old.name not in kept:
-                unpin(self.program.store.root, old.name)
+                unpin(self.program.store.storage, old.name)
 
     def run_phase(self) -> None:
         """Train the current phase to its end and hand its weights on."""

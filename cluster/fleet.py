@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import ray
 from numpy.typing import NDArray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 from ray.rllib.utils.actor_manager import FaultTolerantActorManager
 
 from actors.tasks import Task, TaskResult
 from common.config import FleetConfig
 from common.errors import ServofleetError
+from replay.disk_space import DiskFullError
 
 Weights = Mapping[str, NDArray[Any]]
 
@@ -110,7 +111,8 @@ class Fleet:
         """Block until the work is done.
 
         Raises:
-            FleetError: if a task failed three times, collectors died too often, or none answers any more.
+            FleetError: if a task failed three times, collectors died too often, none answers any more, or the store's
+                disk is full.
         """
         while not work.done:
             self.poll(_POLL_S)
@@ -192,6 +194,9 @@ class Fleet:
     def _failed(self, work: Work, index: int, error: Exception) -> None:
         self.totals.failures += 1
         self._last_error = self.totals.last_failure = _line(error)
+        if isinstance(error, DiskFullError):
+            # No other collector has another disk, and what is tried again writes more to it.
+            raise FleetError(f"{_cause(error)}; started again, the run goes on from its last checkpoint") from error
         # A dead process is the fleet's trouble and is counted there; an exception is likely to come again.
         if not isinstance(error, RayActorError):
             work.failures[index] += 1
@@ -205,6 +210,11 @@ class Fleet:
 
 def _plain(weights: Weights) -> dict[str, NDArray[Any]]:
     return {name: np.ascontiguousarray(array) for name, array in weights.items()}
+
+
+def _cause(error: Exception) -> str:
+    """Ray's copy of an exception has the remote traceback in its text."""
+    return str(error.cause if isinstance(error, RayTaskError) else error)
 
 
 def _line(error: Exception) -> str:

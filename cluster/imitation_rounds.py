@@ -31,8 +31,7 @@ class ImitationRounds(Rounds):
         self._sampler = UniformSampler(program.store, program.config.seed, IMITATION_FIELDS)
         self._pace = Pace(program.config, name)
 
-    @property
-    def oldest(self) -> int:
+    def oldest(self, round: int) -> int:
         """First round of collection that is still drawn from."""
         return self._pace.oldest
 

@@ -22,9 +22,8 @@ class PhaseRounds(Protocol):
     learner: PhaseLearner
     total_rounds: int
 
-    @property
-    def oldest(self) -> int:
-        """First round of collection that is still needed."""
+    def oldest(self, round: int) -> int:
+        """First round of collection that is still needed when the next round to learn from is `round`."""
 
     def prepare(self, round: int, weights: Weights, version: PolicyVersion) -> None:
         """Collect what `learn(round)` needs to be there already."""
@@ -50,9 +49,8 @@ class Rounds:
         self._program, self._name, self._lineage = program, name, lineage
         self._phase = program.config.phases[name]
 
-    @property
-    def oldest(self) -> int:
-        """First round of collection that is still needed."""
+    def oldest(self, round: int) -> int:
+        """First round of collection that is still needed when the next round to learn from is `round`."""
         return 0
 
     def _split(self, kind: Any, envs: int, round: int, version: PolicyVersion | None, **more: Any) -> list[Task]:

@@ -41,6 +41,10 @@ class ReinforcementRounds(Rounds):
         super().__init__(program, name, learner, lineage)
         self._sampler = OnPolicySampler(program.store)
 
+    def oldest(self, round: int) -> int:
+        """The round to come: rollouts are learned from once."""
+        return round
+
     def prepare(self, round: int, weights: Weights, version: PolicyVersion) -> None:
         """Nothing: a round collects for itself."""
 

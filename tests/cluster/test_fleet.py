@@ -13,6 +13,7 @@ import ray
 from actors.tasks import TaskResult, split
 from cluster.fleet import Fleet, FleetError
 from common.config import FleetConfig
+from replay.disk_space import DiskFullError
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,7 +38,7 @@ class Scripted:
         return func(self, *args, **kwargs)
 
     def run(self, task, weights=None):
-        for trouble in ("kill", "exit", "hang", "raise"):
+        for trouble in ("kill", "exit", "hang", "raise", "full"):
             for wish in sorted(self.folder.glob(f"{trouble}-{task.first_env}*")):
                 wish.unlink()
                 if trouble == "kill":
@@ -46,6 +47,8 @@ class Scripted:
                     os._exit(1)
                 if trouble == "hang":
                     time.sleep(600)
+                if trouble == "full":
+                    raise DiskFullError("disk of store /data/store is full: free space or prune the store")
                 raise RuntimeError(f"task {task.first_env} is cursed")
         total = 0.0 if weights is None else float(sum(a.sum() for a in weights.values()))
         return TaskResult((f"e{task.first_env}",), int(total), task.num_envs, {"total": 0.0}, self.name, os.getpid())
@@ -123,6 +126,16 @@ def test_a_task_that_fails_three_times_stops_the_run_with_its_cause(make, tmp_pa
         (tmp_path / f"raise-0{name}").touch()
     with pytest.raises(FleetError, match=r"failed 3 times.*task 0 is cursed"):
         make().run(tasks(2))
+
+
+def test_a_full_disk_stops_the_run_at_once_with_one_line(make, tmp_path):
+    (tmp_path / "full-0").touch()
+    with pytest.raises(FleetError) as stopped:
+        make().run(tasks(2))
+    assert str(stopped.value) == (
+        "disk of store /data/store is full: free space or prune the store; started again, the run goes on from its "
+        "last checkpoint"
+    )
 
 
 def test_the_restart_budget_is_a_limit(make, tmp_path):
