@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         return sub.add_argument
 
     def with_store(add: Callable[..., Any], lease: bool = False) -> None:
-        add("path", help="store directory")
+        add("path", metavar="STORE", help="folder or URL of the store: s3://bucket/prefix, gs://..., az://...")
         if lease:
             text = "uncommitted segments and temporary files younger than this are left alone (default 24)"
             add("--lease-hours", type=float, default=24.0, metavar="H", help=text)

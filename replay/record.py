@@ -24,6 +24,7 @@ RECORD_VERSION = 1
 WRITER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
 RECORD_NAME = re.compile(r"[0-9]{8}\.json")
 SEGMENT_PATH = re.compile(r"data/[A-Za-z0-9][A-Za-z0-9_.-]*")
+_MOST = 2**44  # bytes or rows of one segment; no sum of these is too large for the index
 _TAIL = re.compile(rb', "crc32c": "([0-9a-f]{8})"\}$')
 _TAIL_BYTES = len(b', "crc32c": "00000000"}')
 
@@ -158,7 +159,7 @@ def read_record(where: Where, writer: str, seq: int) -> Record:
 
     Raises:
         StoreError: naming the record if it is missing, damaged, of another format version, or names a path outside
-            its place.
+            its place or an absurd size.
     """
     storage, name = open_storage(where), record_name(writer, seq)
     path, raw = storage.where(name), read_checked(storage, name, "commit record")
@@ -169,6 +170,10 @@ def read_record(where: Where, writer: str, seq: int) -> Record:
         if outside or not SEGMENT_PATH.fullmatch(raw["segment"]):
             named = [raw["segment"], *outside]
             raise StoreError(bad_value(f"path in commit record {path}", named, "data/NAME, and files below it"))
+        counts = [f["bytes"] for f in raw["files"].values()]
+        counts += [e[n] for e in raw["episodes"] for n in ("start", "rows", "valid_rows")]
+        if absurd := [c for c in counts if type(c) is not int or not 0 <= c <= _MOST]:
+            raise StoreError(bad_value(f"bytes or rows in commit record {path}", absurd[0], f"0 .. {_MOST}"))
         entries = tuple(_entry(raw, slot, e) for slot, e in enumerate(raw["episodes"]))
         return Record(writer, seq, raw["segment"], raw["files"], entries, raw["committed_at"])
     except (KeyError, TypeError, AttributeError, SchemaError) as error:

@@ -95,9 +95,8 @@ def test_the_least_recently_used_copies_make_room_before_anything_is_fetched(cac
 def test_what_does_not_fit_is_refused_and_what_waits_for_others_says_so(cache: DiskCache, source: Source) -> None:
     with pytest.raises(StoreError, match="cache_bytes = 1250: allowed is at least the 2000 bytes"):
         cache.get("a", SUMS | {"big": {"bytes": 1600, "crc32c": 0}}, source)
-    with cache.room(1000):
-        with pytest.raises(StoreError, match="no room for 400 bytes in cache"):
-            cache.get("a", SUMS, source)
+    with cache.room(1000), pytest.raises(StoreError, match="no room for 400 bytes in cache"):
+        cache.get("a", SUMS, source)
     assert cache.get("a", SUMS, source).is_dir() and source.fetched == 1
     with pytest.raises(StoreError, match="cache_bytes = 0"):
         DiskCache(cache.folder, 0)
