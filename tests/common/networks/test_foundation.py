@@ -85,6 +85,7 @@ def test_frozen_is_evaluated_without_gradients_whatever_is_asked_of_the_network(
     assert isinstance(frozen, Frozen) and frozen_prefixes(net) == ("encoder.backbone.coarse.module.",)
     net.train()
     assert net.training and not any(m.training for m in frozen.modules())
+    assert not any(p.requires_grad for p in frozen.parameters())
     out = net(images(2, 42, 42), images(2, 42, 42, 1))
     (out.z.square().sum() + out.match_logits.sum() + out.seg_logits.sum() + out.goal_seg_logits.sum()).backward()
     names = dict(net.encoder.named_parameters())
