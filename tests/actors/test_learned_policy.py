@@ -152,7 +152,7 @@ def test_acting_needs_the_environments_of_the_last_reset(policy):
 
 
 def test_images_of_another_size_are_refused(policy):
-    with pytest.raises(ValueError, match=r"image = .* \(5, 40, 40, 3\): allowed is uint8 \(N, 32, 32, 3\)"):
+    with pytest.raises(ValueError, match=r"image = .* \(5, 40, 40, 3\): allowed is uint8 \(N, H, W, 3\), H = W = 32"):
         policy.act(IDS, Observation(images(2, side=40)))
 
 
