@@ -239,7 +239,7 @@ class CounterSampler:
         if not len(pool.which):
             why = "" if group.weights is None or not len(pool.catalog) else " (or every one has weight 0)"
             raise StoreError(
-                f"no row may be drawn for {group.query()}{why} in {self.store.root} as of {self.store.position()}"
+                f"no row may be drawn for {group.query()}{why} in {self.store.url} as of {self.store.position()}"
             )
         return pool
 
