@@ -78,6 +78,7 @@ class Run:
         self._number = 0
         self._began = time.monotonic()
         self._saved = time.monotonic()
+        self._checkpoint_s = 0.0
 
     @property
     def version(self) -> PolicyVersion:
@@ -130,6 +131,7 @@ class Run:
 
     def save(self, *, pin: bool = False) -> None:
         """Write the cut: counters, cursors and learner belong to the same moment, and no task is under way."""
+        began = time.perf_counter()
         arrays = {f"weights/{k}": v for k, v in self.weights.items()}
         self.cut.learner, self.cut.sampler = {}, {}
         if self.rounds is not None:
@@ -147,6 +149,7 @@ class Run:
         self._unpin_data()
         retain(self.program.store, self.config.replay)
         self._saved = time.monotonic()
+        self._checkpoint_s += time.perf_counter() - began
 
     def _pin_data(self) -> None:
         """Keep what the coming checkpoint goes on with, the data that its phase still needs, and the evaluations that
@@ -177,10 +180,15 @@ class Run:
         self.display.phase(name, rounds.total_rounds, self.cut.round)
         rounds.prepare(self.cut.round, self.weights, self.version)
         while self.cut.round < rounds.total_rounds:
+            put = self.program.fleet.broadcast_s
             row = rounds.learn(self.cut.round, self.weights, self.version, self.display.tick)
             self.cut.round += 1
             self.cut.samples += int(row["samples"])
+            learned = time.perf_counter()
             self.weights = rounds.learner.get_weights()
+            row["broadcast_s"] = self.program.fleet.broadcast_s - put + time.perf_counter() - learned
+            # Of what was written since the last row, whose own checkpoint comes after it.
+            row["checkpoint_s"], self._checkpoint_s = self._checkpoint_s, 0.0
             self.cut.counter += 1
             self.log({"phase": name, "round": self.cut.round, "total_samples": self.cut.samples, **row})
             self.display.round(self.cut.round, row)

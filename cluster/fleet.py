@@ -99,10 +99,13 @@ class Fleet:
         self._probed = 0.0
         self._answered = time.monotonic()
         self._last_error = "none of them ever answered"
+        self.broadcast_s = 0.0  # spent putting weights into the object store, altogether
 
     def start(self, tasks: Sequence[Task], weights: Weights | None = None) -> Work:
         """Queue tasks behind those already queued; returns at once. Weights are put into the object store once."""
+        began = time.perf_counter()
         work = Work(tasks, None if weights is None else ray.put(_plain(weights)))
+        self.broadcast_s += time.perf_counter() - began
         self._queue.extend((work, i) for i in range(len(work.tasks)))
         self.poll(0.0)
         return work

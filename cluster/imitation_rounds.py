@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Generator
 from typing import Any
@@ -73,21 +74,24 @@ class ImitationRounds(Rounds):
     def update(self, groups: list[Group], tick: Callable[[], None], collect_now: Callable[[], None]) -> Row:
         """A round's gradient steps, on what is committed; calls `collect_now` while the limiter wants more rows."""
         self._program.store.refresh()
-        sums, sampling, held = dict[str, float](), 0.0, 0.0
+        found, sampling, held = dict[str, list[float]](), 0.0, 0.0
+        first = int(self._sampler.state()["next"])
         with contextlib.closing(self._batches(groups)) as batches:
-            for _ in range(self._updates):
+            for step in range(first, first + self._updates):
                 clock = time.perf_counter()
                 while not self._pace.try_draw():
                     collect_now()
                 drew = time.perf_counter()
                 batch = next(batches)
                 held, sampling = held + drew - clock, sampling + time.perf_counter() - drew
-                for key, value in self.learner.update(batch).items():
-                    sums[key] = sums.get(key, 0.0) + float(value)
+                ids = functools.partial(self._sampler.episode_ids, groups, step)
+                for key, value in self.learner.update(batch, ids).items():
+                    found.setdefault(key, []).append(float(value))
                 # Between updates the driver hands out queued tasks, so that no collector idles for a whole round.
                 self._program.fleet.poll(0.0)
                 tick()
-        row: Row = {key: value / self._updates for key, value in sums.items()}
+        # Seconds add up; the rest are means over the updates that have it: one that was skipped has no loss.
+        row: Row = {k: sum(v) if k.endswith("_s") else sum(v) / len(v) for k, v in found.items()}
         samples = self._updates * self._phase.imitation.batch_size
         return row | {"samples": samples, "sample_s": sampling, "wait_s": held}
 

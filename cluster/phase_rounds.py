@@ -29,8 +29,9 @@ class PhaseRounds(Protocol):
         """Collect what `learn(round)` needs to be there already."""
 
     def learn(self, round: int, weights: Weights, version: PolicyVersion, tick: Callable[[], None]) -> Row:
-        """One round; returns its metrics, with `samples` and where the time went: `learn_s`, `sample_s` (waiting for
-        data from the store), `wait_s` (waiting for collectors), `slowed_s` (of all writers, because the disk fills).
+        """One round; returns its metrics, with `samples` and where the time went: `learn_s`, `compute_s` of it from a
+        batch in memory to its last step, `sample_s` (waiting for data from the store), `wait_s` (waiting for
+        collectors), `slowed_s` (of all writers, because the disk fills).
         """
 
     def cursors(self) -> dict[str, Any]:

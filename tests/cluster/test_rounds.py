@@ -23,9 +23,11 @@ class Notebook:
 
     def __init__(self):
         self.given = []
+        self.ids = []
 
-    def update(self, data):
+    def update(self, data, ids=None):
         self.given.append(data)
+        self.ids.append(ids)
         return {"loss": float(len(self.given))}
 
 
@@ -102,6 +104,16 @@ def test_a_batch_has_exactly_the_rows_that_were_asked_for(episodes, rows, share)
 def test_without_dagger_all_rows_are_pairs():
     for settings in (ImitationConfig(dagger_start=1.0), ImitationConfig(dagger_start=0.0, dagger_envs=0)):
         assert [(g.kind, g.rows) for g in groups_of(settings, round=0)] == [("pairs", 48)]
+
+
+def test_a_batch_can_say_which_episodes_it_is_of(config, weights):
+    with local_program(config) as program:
+        rounds = make_rounds(program, "il", Notebook(), 0)
+        rounds.prepare(0, weights, version_of(weights))
+        rounds.learn(0, weights, version_of(weights), nothing)
+        for batch, ids in zip(rounds.learner.given, rounds.learner.ids, strict=True):
+            goals = [program.store.read_episode(program.store.index.get(i)).fixed["goal_image"] for i in ids()]
+            np.testing.assert_array_equal(np.stack(goals), batch["goal_image"])
 
 
 def test_dagger_is_collected_from_its_round_on_with_the_weights_that_act(config, weights):
