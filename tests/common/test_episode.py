@@ -146,6 +146,10 @@ def test_meta_refuses_other_keys_and_kinds():
         EpisodeMeta.from_dict(raw | {"kind": "films"})
     with pytest.raises(SchemaError, match="episode id"):
         EpisodeMeta.from_dict(raw | {"id": "films"})
+    for wrong in ({"id": "films"}, {"kind": "films"}, {"face": ""}):
+        with pytest.raises(SchemaError):
+            EpisodeMeta.check(raw | wrong)
+    EpisodeMeta.check(raw)
 
 
 def test_content_hash_ignores_the_collector_and_nothing_else():

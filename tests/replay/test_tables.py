@@ -105,3 +105,11 @@ def test_located_rows_outlive_the_segments_that_are_closed_for_others(store: Sto
     assert got is not None
     np.testing.assert_array_equal(got["image"], expected)
     assert store.locate(["image"], segments, at) is None  # where they lay is forgotten
+
+
+def test_maps_of_segments_that_were_closed_for_others_are_given_back(store: Store) -> None:
+    store._segments.max_files = 2
+    segments, at = places(store)
+    for k in range(4):
+        store.read_at(["image"], segments[k : k + 1], at[k : k + 1])
+        assert maps_of(store.root) <= 3  # two, and the one that the others were closed for
