@@ -16,8 +16,11 @@ from actors.tasks import Task
 from actors.workshop import Track, Workshop, act, append, episodes, flags
 from common.config import PhaseConfig, RewardConfig
 from common.episode import Episode
+from common.networks.exported_policy import load_export
 from common.protocols import F32, Observation, Policy
 from common.rng import Purpose, philox
+
+EXPORT = "export:"  # before the folder of an exported policy, where the name of a policy is asked for
 
 
 def collect_rollouts(shop: Workshop, task: Task, phase: PhaseConfig) -> Iterator[Episode]:
@@ -34,6 +37,8 @@ def collect_evaluation(shop: Workshop, task: Task) -> Iterator[Episode]:
     policy: Policy
     if task.policy == "learned":
         policy = ClosedLoopPolicy(shop.policy, settings, seed=settings.seed, first_env=task.first_env)
+    elif task.policy.startswith(EXPORT):
+        policy = load_export(task.policy.removeprefix(EXPORT))
     else:
         policy = make_policy(task.policy)
     env, _, track, goal = _run(shop, task, starts, RewardConfig(), settings.steps, policy)
@@ -46,7 +51,7 @@ def _run(
 ) -> tuple[ServoEnv, Sequence[EpisodeStart], Track, Sight]:
     """Act for a fixed horizon; the final row holds the last observation, and for learned policies its z and value."""
     env = shop.env(task.num_envs, reward)
-    learned = task.policy == "learned"
+    learned = task.policy == "learned" or task.policy.startswith(EXPORT)
     goal = env.reset(starts)
     ids = np.arange(task.num_envs, dtype=np.int64)
     policy.reset(ids, env.goal())

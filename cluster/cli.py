@@ -29,6 +29,7 @@ _EXAMPLES = """examples:
   servofleet bench render --quick                   our renderer against others, in a minute
   servofleet bench replay --quick                   our replay store against others, in four minutes
   servofleet bench learner --json                   our learners against plain torch loops
+  servofleet bench inference --quick                frames per second of the policy, in a minute
   servofleet render scenes.png scenes.difficulty=hard   a picture of scenes as episodes draw them
   servofleet doctor                                 what this machine lacks
 """
@@ -98,11 +99,11 @@ def _parser() -> argparse.ArgumentParser:
     bench = verb("bench", _bench, "Measure rates on this machine.")
     bench.add_argument(
         "what",
-        choices=["pipeline", "render", "replay", "learner"],
-        help="pipeline: every part and end to end; render, replay, learner: ours against others",
+        choices=["pipeline", "render", "replay", "learner", "inference"],
+        help="pipeline: every part and end to end; render, replay, learner: ours against others; inference: the policy",
     )
     bench.add_argument("--repeats", type=_positive, default=3, help="repeats per figure; medians are reported")
-    bench.add_argument("--quick", action="store_true", help="render: fewer configurations, one minute")
+    bench.add_argument("--quick", action="store_true", help="fewer configurations, about one minute")
     bench.add_argument("--pictures", metavar="DIR", help="render: keep a PNG of what each renderer drew")
     takes_overrides(bench)
     render = verb("render", _render, "Draw scenes as episodes draw them into one picture, to look at.")
@@ -199,8 +200,17 @@ def _bench(arguments: argparse.Namespace) -> int:
 
         bench_replay(repeats=arguments.repeats, quick=arguments.quick, as_json=arguments.json)
         return 0
+    if arguments.what == "inference":
+        if arguments.overrides:
+            raise ConfigError(
+                bad_value("settings of bench inference", arguments.overrides, "none: its networks are fixed")
+            )
+        from cluster.bench_inference import bench_inference
+
+        bench_inference(quick=arguments.quick, as_json=arguments.json)
+        return 0
     if arguments.quick:
-        raise ConfigError(bad_value("bench", arguments.what, "render or replay, with --quick"))
+        raise ConfigError(bad_value("bench", arguments.what, "render, replay or inference, with --quick"))
     config = load_config(arguments.overrides or ["experiment=quickstart"])
     _quiet_libraries()
     if arguments.what == "learner":

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from actors.classical import make_policy
+from actors.collect_rollouts import EXPORT
 from cluster.evaluation import evaluate_stage
 from cluster.program import build_program
 from cluster.run_directory import RunDirectory
 from common.config import EvaluationConfig, RunConfig
-from common.errors import CheckpointError
+from common.errors import CheckpointError, ConfigError, bad_value
 from common.identity import PolicyVersion, weights_sha256
+from common.networks.exported_policy import read_manifest
 from learner.checkpoint import Checkpoints
 from learner.report import print_report
 
@@ -23,7 +25,7 @@ def evaluate_run(config: RunConfig, policy: str, *, as_json: bool) -> dict[str, 
 
     Args:
         config: of the run; `config.dir` is where the weights come from, `config.evaluation` may differ.
-        policy: "learned" or a classical controller.
+        policy: "learned", a classical controller, or "export:DIR" with the folder of an exported policy.
         as_json: do not print the table.
 
     Returns:
@@ -32,7 +34,8 @@ def evaluate_run(config: RunConfig, policy: str, *, as_json: bool) -> dict[str, 
 
     Raises:
         CheckpointError: if the run has no complete checkpoint.
-        ConfigError: if there is no such policy.
+        ConfigError: if there is no such policy, or the settings ask an export for what it does not do.
+        ExportError: if the export is not whole.
     """
     weights = version = None
     if policy == "learned":
@@ -43,6 +46,8 @@ def evaluate_run(config: RunConfig, policy: str, *, as_json: bool) -> dict[str, 
         _, arrays, state, _ = found
         weights = {k.removeprefix("weights/"): v for k, v in arrays.items() if k.startswith("weights/")}
         version = PolicyVersion(int(state["lineage"]), int(state["counter"]), weights_sha256(weights))
+    elif policy.startswith(EXPORT):
+        policy = f"{EXPORT}{_checked_export(policy.removeprefix(EXPORT), config)}"
     else:
         make_policy(policy)  # refuses an unknown name before anything is started
     with tempfile.TemporaryDirectory(prefix="servofleet-evaluate-") as scratch:
@@ -57,6 +62,18 @@ def evaluate_run(config: RunConfig, policy: str, *, as_json: bool) -> dict[str, 
         report = {"experiment": name, "seed": config.seed, "wall_s": 0.0, "suite_sha256": suite}
         print_report({**report, "stages": {policy: result}})
     return {"policy": policy, "suite_sha256": suite, "conditions": asked, **result}
+
+
+def _checked_export(folder: str, config: RunConfig) -> Path:
+    """The folder, absolute, so that collectors find it wherever they run."""
+    size = read_manifest(folder)["image_size"]
+    if config.env.image_size != size:
+        raise ConfigError(bad_value("env.image_size", config.env.image_size, f"{size}, which {folder} was made for"))
+    for name, only in (("control", "direct"), ("control_source", "regression"), ("denormalise", True)):
+        value = getattr(config.evaluation, name)
+        if value != only:
+            raise ConfigError(bad_value(f"evaluation.{name}", value, f"{only!r}: an export holds one law"))
+    return Path(folder).resolve()
 
 
 def conditions(evaluation: EvaluationConfig) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from cluster.recorded_run import fixed_sha256, read_config, read_weights
 from common.config import RewardConfig, RunConfig
 from common.errors import ConfigError, bad_value
 from common.networks.weights import Weights
-from common.protocols import F64, Observation
-from common.servo import denormalise_twist
+from common.protocols import F32, F64, Observation
+from common.servo import clamp_twist, denormalise_twist
 from learner.export import MIN_FRAMES, ExportSource, ParityFrames, write_export
 
 SETTINGS = ("run", "out", "checkpoint", "image_size")
@@ -111,13 +111,14 @@ def record_frames(config: RunConfig, weights: Weights, count: int = MIN_FRAMES) 
             policy.reset(ids, goal)
         except ValueError as e:
             raise ConfigError(f"image_size: {e}") from e
-        rgb, normalised, applied = [], [], []
+        rgb, raw, clamped, applied = [], [], [], []
         for _ in range(-(-count // scenes)):
             sight = env.look(image=True, masks=False)
             assert sight.rgb is not None
             rgb.append(sight.rgb)
-            clamped, command = env.move(policy.act(ids, Observation(sight.rgb)).twist)
-            normalised.append(clamped)
+            raw.append(policy.act(ids, Observation(sight.rgb)).twist)
+            twist, command = env.move(raw[-1])
+            clamped.append(twist)
             applied.append(command)
     finally:
         renderer.close()
@@ -127,24 +128,33 @@ def record_frames(config: RunConfig, weights: Weights, count: int = MIN_FRAMES) 
         np.tile(goal.rgb, (steps, 1, 1, 1)),
         np.tile(goal.intrinsics, (steps, 1)),
         np.tile(goal.d_star, steps),
-        np.concatenate(normalised),
+        np.concatenate(clamped),
         np.concatenate(applied),
     )
-    return _concatenate([_through(seen, focal, distance, config) for focal, distance in _CAMERAS])
+    return _concatenate([_through(seen, np.concatenate(raw), focal, near, config) for focal, near in _CAMERAS])
 
 
-def _through(seen: ParityFrames, focal: float, distance: float, config: RunConfig) -> ParityFrames:
-    """The frames as if they came from a camera of another focal length, with the goal at another distance."""
-    size = config.env.image_size
+def _through(seen: ParityFrames, raw: F32, focal: float, distance: float, config: RunConfig) -> ParityFrames:
+    """The frames as if they came from a camera of another focal length, with the goal at another distance.
+
+    Args:
+        seen: as rendered.
+        raw: (M, 6) the network's twists.
+        focal, distance: factors.
+        config: of the run.
+    """
+    env = config.env
     intrinsics: F64 = seen.intrinsics * np.array([focal, focal, 1.0, 1.0])
-    training = 0.5 * size / np.tan(0.5 * np.deg2rad(config.env.fov_deg))
-    ratio = np.sqrt(intrinsics[:, 0] * intrinsics[:, 1]) / training
-    d_star = seen.d_star * distance
-    command = (denormalise_twist(seen.normalised, d_star, ratio) * config.env.gain).astype(np.float32)
+    training = 0.5 * env.image_size / np.tan(0.5 * np.deg2rad(env.fov_deg))
+    ratio, d_star = np.sqrt(intrinsics[:, 0] * intrinsics[:, 1]) / training, seen.d_star * distance
+    twist = clamp_twist(denormalise_twist(raw, 1.0, ratio), env.max_twist)
+    command = denormalise_twist(twist, d_star) * env.gain
     # Where it is the training's camera, what the environment itself executed counts.
-    own = (ratio == 1.0) & (distance == 1.0)
-    command = np.where(own[:, None], seen.command, command)
-    return dataclasses.replace(seen, intrinsics=intrinsics, d_star=d_star, command=command)
+    own = ((ratio == 1.0) & (distance == 1.0))[:, None]
+    twist, command = np.where(own, seen.twist, twist), np.where(own, seen.command, command)
+    return dataclasses.replace(
+        seen, intrinsics=intrinsics, d_star=d_star, twist=twist.astype(np.float32), command=command.astype(np.float32)
+    )
 
 
 def _concatenate(parts: Sequence[ParityFrames]) -> ParityFrames:

@@ -44,8 +44,8 @@ def main(folder: str, current: str, desired: str, focal: float, distance: float)
     gain = torch.tensor([manifest["gain"]], dtype=torch.float64)
     with torch.no_grad():
         goal = encode_goal(goal_image)  # once per episode
-        command, normalised = policy(image, goal, intrinsics, d_star, gain)  # once per image
-    stop = bool(normalised[0].norm() < manifest["stop_dt_norm"])
+        command, twist = policy(image, goal, intrinsics, d_star, gain)  # once per image
+    stop = bool(twist[0].norm() < manifest["stop_dt_norm"])
     # [v; w] of the camera in its own frame (x right, y down, z forward), m/s and rad/s, for the next dt seconds.
     print(json.dumps({"command": command[0].tolist(), "stop": stop, "dt": manifest["dt"]}))
 

@@ -30,7 +30,7 @@ from common.networks.servo_net import ServoNet, encoder_sha256, set_weights
 from common.networks.weights import Weights
 from common.protocols import F32, F64, U8, Goal, Observation
 
-TOLERANCE = 1e-4  # of a command [m/s, rad/s] and of a normalised twist
+TOLERANCE = 1e-4  # of a command [m/s, rad/s] and of a twist in units of d*
 MIN_FRAMES = 100
 _LIBRARIES = ("servofleet", "torch", "numpy", "safetensors")
 _FROM_SCRATCH = "no pretrained weights"
@@ -55,8 +55,8 @@ class ExportSource:
         version: of the weights; its hash must be theirs.
         image_size: side of the images the programs take [px].
         fov_deg: vertical field of view of the training camera.
-        dt, gain, max_twist, stop_dt_norm: control period [s], gain [1/s], largest normalised twist, and the norm of
-            the normalised twist below which a robot may stop.
+        dt, gain, max_twist, stop_dt_norm: control period [s], gain [1/s], largest norm of a twist in units of
+            d*, and the norm below which a robot may stop.
         facts: further entries of the manifest, JSON-ready: run, checkpoint, evaluation numbers.
     """
 
@@ -85,7 +85,7 @@ class ParityFrames:
         rgb, goal_rgb: u8 (M, S, S, 3) current and desired images.
         intrinsics: f64 (M, 4).
         d_star: f64 (M,) [m].
-        normalised: f32 (M, 6) clamped normalised twists.
+        twist: f32 (M, 6) clamped twists of the camera at hand, in units of d* and at gain 1.
         command: f32 (M, 6) [m/s, rad/s] with the source's gain.
     """
 
@@ -93,7 +93,7 @@ class ParityFrames:
     goal_rgb: U8
     intrinsics: F64
     d_star: F64
-    normalised: F32
+    twist: F32
     command: F32
 
 
@@ -140,7 +140,7 @@ def check_parity(policy: ExportedPolicy, frames: ParityFrames, batch: int = 32) 
     """Run an exported policy on frames, in batches and one by one, and compare with what the trained policy did.
 
     Returns:
-        number of frames and the largest differences: ``{"frames", "normalised", "command", "tolerance"}``.
+        number of frames and the largest differences: ``{"frames", "twist", "command", "tolerance"}``.
 
     Raises:
         ExportError: if there are too few frames, or a difference is larger than `TOLERANCE` or not a number.
@@ -148,21 +148,21 @@ def check_parity(policy: ExportedPolicy, frames: ParityFrames, batch: int = 32) 
     m = len(frames.rgb)
     if m < MIN_FRAMES:
         raise ExportError(bad_value("frames to check an export on", m, f">= {MIN_FRAMES}"))
-    normalised, command = np.full((m, 6), np.nan, np.float32), np.full((m, 6), np.nan, np.float32)
+    twist, command = np.full((m, 6), np.nan, np.float32), np.full((m, 6), np.nan, np.float32)
     # The first alone: a batch of one is what a robot has.
     for part in [slice(0, 1), *(slice(i, i + batch) for i in range(1, m, batch))]:
         ids = np.arange(len(frames.rgb[part]), dtype=np.int64)
         policy.reset(ids, Goal(frames.goal_rgb[part], None, frames.intrinsics[part], frames.d_star[part]))
         answer = policy.act(ids, Observation(frames.rgb[part]))
-        normalised[part], command[part] = answer.twist, answer.aux["command"]
+        twist[part], command[part] = answer.twist, answer.aux["command"]
     found = {
-        "normalised": float(np.abs(normalised - frames.normalised).max()),
+        "twist": float(np.abs(twist - frames.twist).max()),
         "command": float(np.abs(command - frames.command).max()),
     }
     for name, difference in found.items():
         if not difference <= TOLERANCE:
             raise ExportError(
-                f"export refused: {name} twist of the program differs by {difference:.3g} from the trained policy's "
+                f"export refused: {name} of the program differs by {difference:.3g} from the trained policy's "
                 f"over {m} frames: allowed is {TOLERANCE:g}"
             )
     return {"frames": m, **found, "tolerance": TOLERANCE}
@@ -190,7 +190,7 @@ def _write_manifest(folder: Path, source: ExportSource, more: dict[str, Any]) ->
         },
         "units": {
             "command": "m/s, rad/s",
-            "normalised": "d_star/s, rad/s, at gain 1",
+            "twist": "d_star/s, rad/s, at gain 1",
             "d_star": "m",
             "intrinsics": "px",
         },
@@ -201,7 +201,7 @@ def _write_manifest(folder: Path, source: ExportSource, more: dict[str, Any]) ->
             "d_star": "f64 (N,) distance of the desired camera to the target",
             "gain": "f64 (N,) [1/s]",
         },
-        "outputs": ["command f32 (N, 6)", "normalised f32 (N, 6), clamped to max_twist"],
+        "outputs": ["command f32 (N, 6)", "twist f32 (N, 6), clamped to max_twist"],
         "image_size": source.image_size,
         "training_intrinsics": source.intrinsics.tolist(),
         "dt": source.dt,

@@ -32,13 +32,23 @@ def denormalise_twist(twist: Tensor, d_star: Tensor, focal_ratio: Tensor) -> Ten
     Returns:
         f64 (N, 6) [m/s per gain, rad/s per gain]; NaN where a distance or a ratio is not positive.
     """
-    x, scale, ratio = twist.double(), _positive(d_star), _positive(focal_ratio)
+    return scale_twist(refocus_twist(twist, focal_ratio), d_star)
+
+
+def refocus_twist(twist: Tensor, focal_ratio: Tensor) -> Tensor:
+    """Twists f64 (N, 6) for the camera at hand, still in units of d*; arguments as in `denormalise_twist`."""
+    x, ratio = twist.double(), _positive(focal_ratio)
     turn = so3_exp(-x[:, 3:])
-    shift = -(turn @ x[:, :3, None])[..., 0]
-    turn, shift = refocus_pose(turn, shift, ratio)
+    turn, shift = refocus_pose(turn, -(turn @ x[:, :3, None])[..., 0], ratio)
     refocused = torch.cat([-(turn.mT @ shift[..., None])[..., 0], -so3_log(turn)], dim=1)
-    x = torch.where((ratio == 1.0)[:, None], x, refocused)
-    return torch.cat([x[:, :3] * scale[:, None], x[:, 3:] + 0.0 * (scale * ratio)[:, None]], dim=1)
+    # Not a number stays one in every part: a program cannot raise, and half a command is worse than none.
+    return torch.where((ratio == 1.0)[:, None], x, refocused) + 0.0 * ratio[:, None]
+
+
+def scale_twist(twist: Tensor, d_star: Tensor) -> Tensor:
+    """Metric twists f64 (N, 6) from twists (N, 6) in units of d* (eq. 20)."""
+    x, scale = twist.double(), _positive(d_star)
+    return torch.cat([x[:, :3] * scale[:, None], x[:, 3:] + 0.0 * scale[:, None]], dim=1)
 
 
 def refocus_pose(rotation: Tensor, translation: Tensor, focal_ratio: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,6 +141,6 @@ def _basis(axis: Tensor) -> Tensor:
 
 
 def _positive(x: Tensor) -> Tensor:
-    """The values in f64, NaN where one is not positive: a program cannot raise, and must not turn it into motion."""
+    """The values in f64, NaN where one is not positive."""
     x = x.double()
     return torch.where(x > 0.0, x, torch.nan)

@@ -36,6 +36,9 @@ _MAX_ASPECT, _MAX_OFFSET = 0.05, 0.1
 class ExportedPolicy:
     """A `common.protocols.Policy` that runs the programs of an export; `aux["command"]` is what a robot executes.
 
+    Its twist is of the camera at hand, in units of d* and at gain 1: what an environment has to be given, which
+    multiplies by distance and gain itself.
+
     Attributes:
         manifest: of the export.
         gain: of the commands [1/s]; the training's, unless set to another.
@@ -69,8 +72,8 @@ class ExportedPolicy:
         """Twists for the environments of the last `reset`, in the same order.
 
         Returns:
-            normalised twists, clamped; `stop` where their norm is below the stop rule's; as aux "command" f32 (N, 6)
-            [m/s, rad/s], denormalised and with the gain.
+            twists, clamped; `stop` where they are shorter than the stop rule says; as aux "command" f32 (N, 6)
+            [m/s, rad/s].
 
         Raises:
             ValueError: if the environments are others, or the images of another size.
@@ -79,10 +82,9 @@ class ExportedPolicy:
             raise ValueError("act: env_ids must be those of the last reset")
         image = self._image("observation.rgb", observation.rgb)
         gain = torch.full_like(self._d_star, self.gain)
-        command, normalised = self.run(image, self._goal, self._intrinsics, self._d_star, gain)
-        twist = normalised.cpu().numpy()
+        command, twist = (t.cpu().numpy() for t in self.run(image, self._goal, self._intrinsics, self._d_star, gain))
         stop = np.linalg.norm(twist, axis=1) < self.manifest["stop_dt_norm"]
-        return PolicyOutput(twist, stop, {"command": command.cpu().numpy()})
+        return PolicyOutput(twist, stop, {"command": command})
 
     def _image(self, name: str, rgb: NDArray[np.uint8]) -> torch.Tensor:
         size = self.manifest["image_size"]

@@ -1,7 +1,7 @@
 """The two programs of an export: the goal's features once per episode, a command for the robot once per image.
 
-Everything between the camera's bytes and the robot's twist is inside: image normalisation, network, clamp, and
-denormalisation by distance, focal length and gain. What runs them needs torch and nothing of ours.
+Everything between the camera's bytes and the robot's twist is inside: image normalisation, network,
+denormalisation by focal length, clamp, distance and gain. What runs them needs torch and nothing of ours.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from common.networks.backbone import ImageFeatures
-from common.networks.denormalisation import clamp_twist, denormalise_twist
+from common.networks.denormalisation import clamp_twist, refocus_twist, scale_twist
 from common.networks.servo_net import ServoNet
 
 MAX_BATCH = 4096
@@ -39,7 +39,7 @@ class PolicyProgram(nn.Module):
     Args:
         net: the policy network.
         focal: focal length of the training camera in pixels of the images that the program takes.
-        max_twist: normalised twists with a larger norm are shortened to it.
+        max_twist: twists with a larger norm, in units of d* and at gain 1, are shortened to it.
     """
 
     def __init__(self, net: ServoNet, focal: float, max_twist: float) -> None:
@@ -60,15 +60,15 @@ class PolicyProgram(nn.Module):
             gain: f64 (N,) [1/s].
 
         Returns:
-            command f32 (N, 6) [m/s, rad/s], NaN where an intrinsic or a distance is not positive; and the clamped
-            normalised twist f32 (N, 6), whose norm the stop rule looks at.
+            command f32 (N, 6) [m/s, rad/s], NaN where an intrinsic or a distance is not positive; and the same in units
+            of d* and at gain 1, f32 (N, 6), whose norm the stop rule looks at.
         """
         current = self.net.encode_image(image)
         z = self.net.fuse(current, ImageFeatures(**goal)).z.float()
-        normalised = clamp_twist(self.net.twist(z).double(), self.max_twist)
         ratio = (intrinsics[:, 0] * intrinsics[:, 1]).sqrt() / self.focal
-        command = denormalise_twist(normalised, d_star, ratio) * gain[:, None]
-        return command.float(), normalised.float()
+        twist = clamp_twist(refocus_twist(self.net.twist(z), ratio), self.max_twist)
+        command = scale_twist(twist, d_star) * gain[:, None]
+        return command.float(), twist.float()
 
 
 @torch.no_grad()
@@ -81,7 +81,7 @@ def trace_programs(
         net: on the CPU; put into evaluation mode.
         image_size: side of the images [px].
         focal: of the training camera, in pixels of such an image.
-        max_twist: largest norm of a normalised twist.
+        max_twist: largest norm of a twist in units of d*.
 
     Raises:
         ValueError: if the network takes no images of this size.

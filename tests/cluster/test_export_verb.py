@@ -1,5 +1,6 @@
 """The verb from the command line to the files, and the files without servofleet."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -9,6 +10,11 @@ import numpy as np
 import pytest
 from exported_for_tests import STAGES
 
+from actors.collect import collect
+from actors.learned_policy import LearnedPolicy
+from actors.rasteriser.renderer import WarpRenderer
+from actors.tasks import Task
+from actors.workshop import Workshop
 from cluster.cli import main
 from cluster.export_verb import record_frames
 from cluster.recorded_run import fixed_sha256
@@ -40,10 +46,10 @@ def test_the_frames_are_real_and_the_commands_those_of_the_environment(exported)
     # As rendered: the training's camera. Then the same pictures through cameras of half and 1.5 times its focal length.
     focal = frames.intrinsics[:, 0] / exported.manifest["training_intrinsics"][0]
     assert [set(focal[i * n : (i + 1) * n].round(9)) for i in range(3)] == [{1.0}, {0.5}, {1.5}]
-    metric = frames.normalised[:n] * np.concatenate([frames.d_star[:n, None].repeat(3, 1), np.ones((n, 3))], axis=1)
+    metric = frames.twist[:n] * np.concatenate([frames.d_star[:n, None].repeat(3, 1), np.ones((n, 3))], axis=1)
     np.testing.assert_allclose(frames.command[:n], metric, atol=1e-6)
-    assert np.abs(frames.command[n:, 3:] - frames.normalised[n:, 3:]).max() > 0.1
-    norm = np.linalg.norm(frames.normalised, axis=1)
+    assert np.abs(frames.command[n:, 3:] - np.tile(frames.command[:n, 3:], (2, 1))).max() > 0.1
+    norm = np.linalg.norm(frames.twist, axis=1)
     assert (norm > 2.999).any() and norm.min() < 1.0  # some clamped, most not
 
 
@@ -94,4 +100,39 @@ def test_the_example_needs_torch_alone(exported, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     said = json.loads(done.stdout.splitlines()[-1])
     np.testing.assert_allclose(said["command"], frames.command[3], atol=1e-4)
-    assert said["stop"] == bool(np.linalg.norm(frames.normalised[3]) < exported.manifest["stop_dt_norm"])
+    assert said["stop"] == bool(np.linalg.norm(frames.twist[3]) < exported.manifest["stop_dt_norm"])
+
+
+def evaluation(config, policy, weights):
+    """The suite's episodes, as a collector does them."""
+    renderer, learned = WarpRenderer(max_envs=config.evaluation.scenes), LearnedPolicy(config.network)
+    learned.set_weights(weights)
+    hashes = dict.fromkeys(("renderer", "assets_sha256", "code_sha256", "config_sha256"), "0")
+    shop = Workshop(config, "smoke-s0", renderer, learned, "c0", hashes)
+    return list(collect(shop, Task("evaluation", "evaluate", 0, 0, 0, config.evaluation.scenes, policy)))
+
+
+@pytest.mark.parametrize("focal_scale", [pytest.param(1.0, marks=pytest.mark.slow), 1.5])
+def test_evaluated_as_the_learned_policy_is(exported, focal_scale):
+    """The same episodes within what single precision adds up to, also with a camera of another focal length."""
+    settings = dataclasses.replace(exported.config.evaluation, focal_scale=focal_scale, scenes=2, steps=11)
+    config = dataclasses.replace(exported.config, evaluation=settings)
+    eager = evaluation(config, "learned", exported.weights)
+    ours = evaluation(config, f"export:{exported.out}", exported.weights)
+    for a, b in zip(eager, ours, strict=True):
+        np.testing.assert_allclose(b.steps["twist_applied"][:3], a.steps["twist_applied"][:3], atol=1e-3)
+        np.testing.assert_allclose(b.steps["world_T_cam"][3], a.steps["world_T_cam"][3], atol=1e-3)
+    assert np.abs(eager[0].steps["twist_applied"]).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["network.match_grid=5", "env.image_size=40"], "env.image_size = 40: allowed is 32"),
+        (["evaluation.control=hybrid"], "evaluation.control = 'hybrid': allowed is 'direct'"),
+        (["evaluation.denormalise=false"], "evaluation.denormalise = False: allowed is True"),
+    ],
+)
+def test_what_an_export_does_not_do_is_bad_usage(exported, capsys, overrides, words):
+    assert main(["evaluate", "--policy", f"export:{exported.out}", "experiment=smoke", *overrides]) == 2
+    assert words in capsys.readouterr().err

@@ -29,18 +29,18 @@ def altered(frames, name, row, amount):
 def test_parity_is_that_of_real_frames(exported):
     found = check_parity(exported.policy, exported.frames)
     assert found == {**exported.manifest["parity"], "frames": len(exported.frames.rgb)}
-    assert len(exported.frames.rgb) >= 3 * MIN_FRAMES and max(found["command"], found["normalised"]) < TOLERANCE
+    assert len(exported.frames.rgb) >= 3 * MIN_FRAMES and max(found["command"], found["twist"]) < TOLERANCE
 
 
 @pytest.mark.parametrize(
     ("name", "row", "amount", "words"),
     [
-        ("command", -1, 2.1e-4, "command twist"),
-        ("normalised", 0, -2.1e-4, "normalised twist"),
+        ("command", -1, 2.1e-4, "command of the program"),
+        ("twist", 0, -2.1e-4, "twist of the program"),
         ("command", 7, np.nan, "differs by nan"),
-        ("rgb", 5, 100, "normalised twist"),
-        ("intrinsics", 9, 3.0, "command twist"),
-        ("d_star", 40, 0.01, "command twist"),
+        ("rgb", 5, 100, "twist of the program"),
+        ("intrinsics", 9, 3.0, "twist of the program"),
+        ("d_star", 40, 0.01, "command of the program"),
     ],
 )
 def test_every_frame_counts(exported, name, row, amount, words):
@@ -66,7 +66,7 @@ def test_a_wrong_denormalisation_is_refused_and_removed(exported, source, tmp_pa
         return goal, policy
 
     monkeypatch.setattr(export, "trace_programs", wrong)
-    with pytest.raises(ExportError, match="export refused: command twist of the program differs by"):
+    with pytest.raises(ExportError, match=r"export refused: (twist|command) of the program differs by"):
         write_export(tmp_path / "out", source, exported.frames)
     assert os.listdir(tmp_path) == []
 
@@ -74,9 +74,8 @@ def test_a_wrong_denormalisation_is_refused_and_removed(exported, source, tmp_pa
 @pytest.mark.slow
 def test_a_law_without_the_focal_length_is_refused(exported, source, tmp_path, monkeypatch):
     """The same from the other end: traced with a law that forgets the focal length."""
-    forgetful = lambda x, d_star, ratio: x * d_star[:, None] ** torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
-    monkeypatch.setattr(exported_programs, "denormalise_twist", forgetful)
-    with pytest.raises(ExportError, match="export refused: command twist of the program differs by"):
+    monkeypatch.setattr(exported_programs, "refocus_twist", lambda twist, ratio: twist.double())
+    with pytest.raises(ExportError, match=r"export refused: (twist|command) of the program differs by"):
         write_export(tmp_path / "out", source, exported.frames)
     assert os.listdir(tmp_path) == []
 
