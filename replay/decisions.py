@@ -24,6 +24,7 @@ from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from common.errors import StoreError, bad_value
+from replay.checks import MAX_NUMBER, text, whole
 from replay.record import RECORD_NAME, WRITER_ID, encode_record, read_checked, record_name
 from replay.storage import Storage
 
@@ -59,11 +60,13 @@ def read_decision(storage: Storage, number: int) -> frozenset[Named]:
     try:
         if raw["number"] != number:
             raise StoreError(bad_value(f"number of decision {where}", raw["number"], str(number)))
-        named = frozenset(Named(str(writer), int(seq)) for writer, seq in raw["going"])
+        named = frozenset(
+            Named(text(f"writer in {where}", w), whole(f"seq in {where}", s, high=MAX_NUMBER)) for w, s in raw["going"]
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise StoreError(f"decision {where} is malformed: {type(error).__name__}: {error}") from error
     for r in named:
-        if not WRITER_ID.fullmatch(r.writer) or r.seq < 0:
+        if not WRITER_ID.fullmatch(r.writer):
             raise StoreError(bad_value(f"record in decision {where}", tuple(r), "writer, seq"))
     return named
 

@@ -7,7 +7,9 @@ import uuid
 from typing import Any
 
 from common.errors import StoreError, bad_value
+from replay.checks import text
 from replay.layout import FORMAT_VERSION
+from replay.record import encode_record, has_right_sum
 from replay.storage import Storage
 
 STORE_FORMAT = "servofleet-replay"
@@ -29,8 +31,8 @@ def create_description(storage: Storage) -> None:
     if strangers and not storage.exists("store.json"):
         what = f"folder {storage.url} is no replay store, and is not made one because it holds {strangers[0]!r}"
         raise StoreError(what)
-    about = {"format": STORE_FORMAT, "version": FORMAT_VERSION, "store_id": uuid.uuid4().hex}
-    storage.create("store.json", json.dumps(about).encode())
+    about: dict[str, Any] = {"format": STORE_FORMAT, "version": FORMAT_VERSION, "store_id": uuid.uuid4().hex}
+    storage.create("store.json", encode_record(about))
 
 
 def read_description(storage: Storage) -> dict[str, Any]:
@@ -42,15 +44,20 @@ def read_description(storage: Storage) -> dict[str, Any]:
     """
     where = storage.where("store.json")
     try:
-        about = json.loads(storage.read("store.json"))
+        data = storage.read("store.json")
+        about = json.loads(data)
     except (FileNotFoundError, NotADirectoryError):
         if not storage.exists(""):
             raise StoreError(f"store {storage.url} does not exist") from None
         raise StoreError(f"folder {storage.url} is no replay store: it has no store.json") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StoreError(f"store description {where} is damaged: {error}") from error
     if not isinstance(about, dict) or about.get("format") != STORE_FORMAT or "store_id" not in about:
         raise StoreError(f"folder {storage.url} is no replay store: its store.json does not say {STORE_FORMAT!r}")
+    # The first stores had no checksum.
+    if not has_right_sum(data) and about.keys() != {"format", "version", "store_id"}:
+        raise StoreError(f"store description {where} is damaged: its checksum does not fit its content")
     if about.get("version") != FORMAT_VERSION:
         raise StoreError(bad_value(f"format version of store {storage.url}", about.get("version"), str(FORMAT_VERSION)))
+    text(f"store_id in {where}", about["store_id"])
     return about

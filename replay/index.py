@@ -6,6 +6,7 @@ What stands is therefore a function of the *set* of records read, not of the ord
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import operator
 import sqlite3
@@ -15,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import StoreError
+from common.fsio import replace_atomically
 from common.identity import PolicyVersion
 from replay import fast_json
 from replay.record import EpisodeEntry, Record
+from replay.segment import file_crc32c
 
 INDEX_VERSION = 3
 
@@ -102,8 +105,8 @@ class Index:
         """Open the index.
 
         Args:
-            path: SQLite file at the reader, or None for RAM. A file that is damaged or belongs to another store or
-                index version is built anew.
+            path: SQLite file at the reader, or None for RAM. A file that was not closed, was changed since, or belongs
+                to another store or index version is built anew.
             store_id: of the store it indexes.
 
         Raises:
@@ -111,7 +114,10 @@ class Index:
         """
         self._lock = threading.RLock()
         self._path, self._store_id = path, store_id
+        self._sum = None if path is None else path.with_name(path.name + ".sum")
         try:
+            if path is not None and path.exists() and not self._is_whole():
+                self._delete()
             try:
                 self._db = self._connect()
             except sqlite3.DatabaseError:
@@ -141,13 +147,40 @@ class Index:
 
     def _delete(self) -> None:
         if self._path is not None:
-            for suffix in ("", "-wal", "-shm"):
-                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+            delete_index(self._path)
+
+    def _is_whole(self) -> bool:
+        """Whether the file is the one that `close` left. SQLite notices a damaged page only sometimes, and a damaged
+        number in it never.
+        """
+        if self._path is None or self._sum is None or self._path.with_name(self._path.name + "-wal").exists():
+            return False
+        try:
+            return self._sum.read_text() == _sum_of(self._path)
+        except (FileNotFoundError, UnicodeDecodeError):
+            return False
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            try:
+                yield self._db
+            except sqlite3.Error as error:
+                raise StoreError(f"index {self._path or 'in RAM'} cannot be used: {error}") from error
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[sqlite3.Connection]:
+        """All changes or none."""
+        with self._locked() as db:
+            if self._sum is not None:
+                self._sum.unlink(missing_ok=True)
+            with db:
+                yield db
 
     def position(self) -> dict[str, int]:
         """Number of records read per writer, and of tombstones where there are any."""
-        with self._lock:
-            return dict(self._db.execute("SELECT name, count FROM positions ORDER BY name"))
+        with self._locked() as db:
+            return dict(db.execute("SELECT name, count FROM positions ORDER BY name"))
 
     def add(
         self,
@@ -170,7 +203,7 @@ class Index:
         Returns:
             How many were taken in.
         """
-        with self._lock, self._db as db:
+        with self._changing() as db:
             if anew:
                 self._forget()
             for table in ("records", "copies", "episodes"):
@@ -196,8 +229,8 @@ class Index:
 
     def heirs(self, buried: Collection[tuple[str, int]]) -> list[tuple[str, int]]:
         """(writer, seq) of the other records that hold a copy of an episode that stands in one of these."""
-        with self._lock:
-            db, gone = self._db, set(buried)
+        with self._locked() as db:
+            gone = set(buried)
             db.execute("CREATE TEMP TABLE IF NOT EXISTS leaving (id TEXT PRIMARY KEY)")
             db.execute("DELETE FROM leaving")
             db.executemany(
@@ -208,7 +241,7 @@ class Index:
 
     def clear(self) -> None:
         """Forget everything."""
-        with self._lock, self._db:
+        with self._changing():
             self._forget()
 
     def _forget(self) -> None:
@@ -219,33 +252,47 @@ class Index:
         """Episodes that fit, sorted by id, that is by (run, lineage, role, round, env)."""
         where, values = query.sql()
         text = f"SELECT {_ENTRY} FROM episodes WHERE {where} ORDER BY run, lineage, role, round, env"
-        with self._lock:
-            return [_entry(row) for row in self._db.execute(text, values)]
+        with self._locked() as db:
+            return [_entry(row) for row in db.execute(text, values)]
 
     def columns(self, query: Query, names: tuple[str, ...]) -> Iterator[list[tuple[Any, ...]]]:
         """Columns `names` of the table episodes for those that fit, sorted as in `select`, in blocks of many rows."""
         where, values = query.sql()
         text = f"SELECT {', '.join(names)} FROM episodes WHERE {where} ORDER BY run, lineage, role, round, env"
-        with self._lock:
-            cursor = self._db.execute(text, values)
+        with self._locked() as db:
+            cursor = db.execute(text, values)
             while block := cursor.fetchmany(65536):
                 yield list(zip(*block, strict=True))
 
     def get(self, episode_id: str) -> EpisodeEntry | None:
         """The episode with this id, None where no record that was read has it."""
-        with self._lock:
-            row = self._db.execute(f"SELECT {_ENTRY} FROM episodes WHERE id = ?", (episode_id,)).fetchone()
+        with self._locked() as db:
+            row = db.execute(f"SELECT {_ENTRY} FROM episodes WHERE id = ?", (episode_id,)).fetchone()
         return None if row is None else _entry(row)
 
     def rows(self, sql: str, values: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
         """Answer of a SELECT over the tables records, copies and episodes."""
-        with self._lock:
-            return self._db.execute(sql, tuple(values)).fetchall()
+        with self._locked() as db:
+            return db.execute(sql, tuple(values)).fetchall()
 
     def close(self) -> None:
-        """Close the connection."""
-        with self._lock:
-            self._db.close()
+        """Close the connection; closing again does nothing."""
+        with self._locked() as db:
+            db.close()
+            if self._path is not None and self._sum is not None and not self._sum.exists():
+                with contextlib.suppress(OSError):  # a cache: what cannot be kept is built anew
+                    replace_atomically(self._sum, _sum_of(self._path).encode())
+
+
+def delete_index(path: Path) -> None:
+    """Delete an index file and what belongs to it; nothing happens where there is none."""
+    for suffix in (".sum", "", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def _sum_of(path: Path) -> str:
+    size, crc = file_crc32c(path)
+    return f"{size} {crc:08x}"
 
 
 _values_of = operator.attrgetter(*(f.name for f in dataclasses.fields(EpisodeEntry)))

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 
 from common.errors import StoreError, bad_value
+from replay.checks import MAX_NUMBER, real, text, whole
 from replay.decisions import Named, count_decisions, decide, decided
 from replay.record import WRITER_ID, Record, encode_record, read_checked, record_name
 from replay.storage import Storage, Where, open_storage
@@ -200,10 +201,15 @@ def read_pin(where: Where, name: str) -> Pin:
     storage = open_storage(where)
     path, raw = storage.where(name), read_checked(storage, name, "pin")
     try:
-        phases = None if raw["phases"] is None else tuple(raw["phases"])
-        position = {str(k): int(v) for k, v in raw["position"].items()}
-        kinds = None if raw.get("kinds") is None else tuple(raw["kinds"])  # younger than the format
-        created, min_round = float(raw["created_at"]), int(raw.get("min_round", 0))
+        phases = None if raw["phases"] is None else tuple(text(f"phase in pin {path}", p) for p in raw["phases"])
+        position = {
+            writer: whole(f"position of {writer!r} in pin {path}", count, high=MAX_NUMBER + 1)
+            for writer, count in raw["position"].items()
+        }
+        # These two are younger than the format.
+        kinds = raw.get("kinds") and tuple(text(f"kind in pin {path}", k) for k in raw["kinds"])
+        min_round = whole(f"min_round in pin {path}", raw.get("min_round", 0))
+        created = real(f"created_at in pin {path}", raw["created_at"])
         return Pin(PurePosixPath(name).stem, position, phases, raw["reason"], created, kinds, min_round)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StoreError(f"pin {path} is malformed: {type(error).__name__}: {error}") from error

@@ -18,13 +18,14 @@ import numpy as np
 from common.episode import Episode, EpisodeMeta
 from common.errors import SchemaError, StoreError, bad_value
 from replay import fast_json
+from replay.checks import MAX_BYTES, real
 from replay.storage import Storage, Where, open_storage
 
 RECORD_VERSION = 1
 WRITER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
 RECORD_NAME = re.compile(r"[0-9]{8}\.json")
 SEGMENT_PATH = re.compile(r"data/[A-Za-z0-9][A-Za-z0-9_.-]*")
-_MOST = 2**44  # bytes or rows of one segment; no sum of these is too large for the index
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _TAIL = re.compile(rb', "crc32c": "([0-9a-f]{8})"\}$')
 _TAIL_BYTES = len(b', "crc32c": "00000000"}')
 
@@ -131,6 +132,12 @@ def encode_record(body: dict[str, Any]) -> bytes:
     return text + b', "crc32c": "%08x"}' % google_crc32c.value(text)
 
 
+def has_right_sum(data: bytes) -> bool:
+    """Whether bytes end with the checksum that `encode_record` gave them."""
+    tail = _TAIL.search(data)
+    return tail is not None and int(tail[1], 16) == google_crc32c.value(data[:-_TAIL_BYTES])
+
+
 def read_checked(storage: Storage, name: str, what: str) -> dict[str, Any]:
     """The content of a file that `encode_record` made; `what` says in errors which kind of file it is.
 
@@ -142,12 +149,11 @@ def read_checked(storage: Storage, name: str, what: str) -> dict[str, Any]:
         data = storage.read(name)
     except OSError as error:
         raise StoreError(f"{what} {path} cannot be read: {error.strerror}") from error
-    tail = _TAIL.search(data)
-    if tail is None or int(tail[1], 16) != google_crc32c.value(data[:-_TAIL_BYTES]):
+    if not has_right_sum(data):
         raise StoreError(f"{what} {path} is damaged: its checksum does not fit its content")
     try:
         raw: dict[str, Any] = _parse(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StoreError(f"{what} {path} is malformed: {error}") from error
     if raw.get("version") != RECORD_VERSION:
         raise StoreError(bad_value(f"version of {what} {path}", raw.get("version"), str(RECORD_VERSION)))
@@ -165,17 +171,24 @@ def read_record(where: Where, writer: str, seq: int) -> Record:
     path, raw = storage.where(name), read_checked(storage, name, "commit record")
     try:
         if (raw["writer"], raw["seq"]) != (writer, seq):
-            raise StoreError(f"commit record {path} belongs to writer {raw['writer']!r}, sequence {raw['seq']}")
+            raise StoreError(f"commit record {path} belongs to writer {raw['writer']!r}, sequence {raw['seq']!r}")
         outside = [n for n in raw["files"] if n.startswith("/") or ".." in n.split("/")]
         if outside or not SEGMENT_PATH.fullmatch(raw["segment"]):
             named = [raw["segment"], *outside]
             raise StoreError(bad_value(f"path in commit record {path}", named, "data/NAME, and files below it"))
         counts = [f["bytes"] for f in raw["files"].values()]
         counts += [e[n] for e in raw["episodes"] for n in ("start", "rows", "valid_rows")]
-        if absurd := [c for c in counts if type(c) is not int or not 0 <= c <= _MOST]:
-            raise StoreError(bad_value(f"bytes or rows in commit record {path}", absurd[0], f"0 .. {_MOST}"))
+        if absurd := [c for c in counts if type(c) is not int or not 0 <= c <= MAX_BYTES]:
+            raise StoreError(bad_value(f"bytes or rows in commit record {path}", absurd[0], f"0 .. {MAX_BYTES}"))
+        for file, sums in raw["files"].items():
+            if type(sums["crc32c"]) is not int:
+                raise StoreError(bad_value(f"crc32c of {file!r} in commit record {path}", sums["crc32c"], "a number"))
+        committed_at = real(f"committed_at in commit record {path}", raw["committed_at"])
         entries = tuple(_entry(raw, slot, e) for slot, e in enumerate(raw["episodes"]))
-        return Record(writer, seq, raw["segment"], raw["files"], entries, raw["committed_at"])
+        for entry, e in zip(entries, raw["episodes"], strict=True):
+            if problem := _problem(entry, e["meta"]):
+                raise StoreError(f"commit record {path} is malformed: episode {entry.slot}: {problem}")
+        return Record(writer, seq, raw["segment"], raw["files"], entries, committed_at)
     except (KeyError, TypeError, AttributeError, SchemaError) as error:
         raise StoreError(f"commit record {path} is malformed: {type(error).__name__}: {error}") from error
 
@@ -187,6 +200,23 @@ def _parse(data: bytes) -> Any:
     except (KeyError, TypeError, AttributeError):
         return raw  # malformed, as its reader will say
     return raw if exact else json.loads(data)
+
+
+def _problem(e: EpisodeEntry, meta: dict[str, Any]) -> str:
+    """What cannot be of an entry that was read; "" if it can."""
+    if e.id != meta["id"]:
+        return bad_value("id", e.id, f"that of its meta, {meta['id']!r}")
+    for name in ("kind", "phase", "policy", "scene", "collector"):
+        if type(meta[name]) is not str:
+            return bad_value(name, meta[name], "a text")
+    if type(e.sha256) is not str or not _SHA256.fullmatch(e.sha256):
+        return bad_value("sha256", e.sha256, "64 hex digits")
+    if not e.valid_rows <= e.rows or not e.rows:
+        return bad_value("valid_rows and rows", (e.valid_rows, e.rows), "0 .. rows and at least 1")
+    for name, iou in (("iou_final", e.iou_final), ("iou_max", e.iou_max)):
+        if not (iou is None or type(iou) is float or (type(iou) is int and iou in (0, 1))):
+            return bad_value(name, iou, "a number or null")
+    return ""
 
 
 def _entry(raw: dict[str, Any], slot: int, e: dict[str, Any]) -> EpisodeEntry:

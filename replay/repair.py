@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from common.episode import Episode
 from common.errors import StoreError
 from replay.decisions import decision_name
+from replay.index import delete_index
 from replay.record import encode_record, read_record, record_name
 from replay.retention import LEASE_S
 from replay.segment import Segment
@@ -70,6 +71,11 @@ def repair(
     words = [str(f) for f in faults]
     moved: list[str] = []
     try:
+        if not dry_run:
+            # First, because some have numbers that nobody should count up to.
+            for fault in faults:
+                if fault.kind == "stray":
+                    _move(storage, fault.path, aside, moved)
         numbered = [f for f in faults if f.kind == "tombstone"]
         if numbered and not dry_run:
             _renew_tombstones(storage, numbered, aside, moved)
@@ -184,9 +190,7 @@ def _renew_decision(storage: Storage, name: str) -> None:
 def _rebuild(storage: Storage, index_path: str | Path | None) -> set[str]:
     """Build the index anew; returns the ids of all episodes."""
     if index_path is not None:
-        file = Path(index_path)
-        for suffix in ("", "-wal", "-shm"):
-            file.with_name(file.name + suffix).unlink(missing_ok=True)
+        delete_index(Path(index_path))
     store = open_store(storage, index_path=index_path)
     try:
         store.refresh()

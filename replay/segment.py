@@ -59,6 +59,11 @@ def _layout(fields: tuple[tuple[str, tuple[int, ...]], ...]) -> tuple[dict[str, 
     return specs, {field: spec for spec in specs.values() for field in spec.fields}
 
 
+def _refuse_link(path: Path) -> None:
+    if path.is_symlink():
+        raise StoreError(f"{path} is a link: a segment holds its files itself")
+
+
 class Segment:
     """A committed segment, mapped into memory. Arrays are opened on first use and stay open until `close`."""
 
@@ -85,6 +90,8 @@ class Segment:
         self._usage = Usage() if usage is None else usage
         self._sums, self._renew = sums, renew
         try:
+            for place in (path, path / "zarr.json"):
+                _refuse_link(place)
             root = json.loads((path / "zarr.json").read_bytes())
             attributes = root["attributes"]
             own = {k: attributes.get(k) for k in ("format", "format_version", "schema_version")}
@@ -96,8 +103,8 @@ class Segment:
             metadata = root["consolidated_metadata"]["metadata"]
             self._specs, self._array_of = _layout(tuple(self.signature.items()))
             self._counts = {name: int(metadata[name]["shape"][0]) for name in self._specs}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise StoreError(f"segment {path} cannot be read: {type(error).__name__}: {error}") from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+            raise StoreError(f"segment {path} cannot be read: {type(error).__name__}: {error!s:.300}") from error
         self._lock = threading.Lock()  # to open and close; what is open is read without it
         self._open: dict[str, tuple[NDArray[Any], int]] = {}  # and where the array lies
         self._cached: set[str] = set()
@@ -165,6 +172,8 @@ class Segment:
         path, count = self.path / spec.name / spec.chunk_file, self._counts[spec.name]
         size = count * spec.row_bytes
         trailer = 16 * count + 4 if spec.sharded else 4
+        for place in (path.parent, path):
+            _refuse_link(place)
         try:
             with open(path, "rb") as f:
                 # A map of a file that is too short would kill the process with a bus error when it is touched.
@@ -229,8 +238,19 @@ class Segment:
         spec = self.spec_of(field)
         return spec.decode(stored, field) if spec.form == "bits" else np.array(stored)
 
+    def check_rows(self, start: int, rows: int) -> None:
+        """Refuse rows that the segment does not have, before anything is made of that size.
+
+        Raises:
+            StoreError: naming the segment.
+        """
+        count = min(self._counts[name] for name, spec in self._specs.items() if spec.level == "step")
+        if not 0 <= start <= start + rows <= count:
+            raise StoreError(bad_value(f"rows of segment {self.path}", f"{start} .. {start + rows}", f"0 .. {count}"))
+
     def read_episode(self, meta: EpisodeMeta, slot: int, start: int, rows: int) -> Episode:
         """The checked record of the episode with number `slot`, which has `rows` rows from row `start` on."""
+        self.check_rows(start, rows)
         steps = {n: self.read(n, start, start + rows) for n in self.signature if FIELDS[n].level == "step"}
         fixed = {n: self.read(n, slot, slot + 1)[0] for n in self.signature if FIELDS[n].level == "episode"}
         # A scalar field leaves numpy's array type when it is indexed.

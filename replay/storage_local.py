@@ -8,6 +8,7 @@ import os
 import shutil
 import struct
 import time
+import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cached_property
@@ -47,8 +48,8 @@ class LocalStorage:
         return self._at(name).read_bytes()
 
     def exists(self, name: str) -> bool:
-        """Whether the path exists."""
-        return self._at(name).exists()
+        """Whether the path exists, be it a link that leads nowhere."""
+        return os.path.lexists(self._at(name))
 
     def listing(self, folder: str) -> Listing:
         """One reading of the directory."""
@@ -56,7 +57,7 @@ class LocalStorage:
         try:
             with os.scandir(self._at(folder)) as entries:
                 for entry in entries:
-                    (found.folders if entry.is_dir() else found.files).append(entry.name)
+                    (found.folders if entry.is_dir(follow_symlinks=False) else found.files).append(entry.name)
         except (FileNotFoundError, NotADirectoryError):
             pass
         return Listing(sorted(found.files), sorted(found.folders))
@@ -131,7 +132,8 @@ class LocalStorage:
         path = self._at(folder)
         with contextlib.suppress(FileNotFoundError):  # somebody else deletes it as well
             if not path.name.startswith(GONE):
-                path = path.rename(path.with_name(GONE + path.name))
+                # A name of its own: what a kill left may have the plain one.
+                path = path.rename(path.with_name(f"{GONE}{path.name}-{uuid.uuid4().hex[:8]}"))
             shutil.rmtree(path)
         fsync_path(path.parent)
 

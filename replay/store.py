@@ -301,9 +301,11 @@ class Store:
 
     def valid_rows(self, entry: EpisodeEntry | Place) -> NDArray[np.int64]:
         """Rows of an episode that a sampler may draw, ascending: those with ``label_valid`` where it has that field."""
+        segment = self._segment_of(entry)
+        segment.check_rows(entry.start, entry.rows)
         if entry.valid_rows == entry.rows:
             return np.arange(entry.rows)
-        valid = self._segment_of(entry).view("label_valid", self._segments.cache)
+        valid = segment.view("label_valid", self._segments.cache)
         return np.flatnonzero(valid[entry.start : entry.start + entry.rows])
 
     def segment(self, path: str) -> Segment:

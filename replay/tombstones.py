@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from common.errors import StoreError, bad_value
+from replay.checks import MAX_NUMBER, real, text, whole
 from replay.record import RECORD_NAME, SEGMENT_PATH, WRITER_ID, encode_record, read_checked
 from replay.storage import Storage, Where, open_storage
 
@@ -77,14 +78,21 @@ def read_tombstone(where: Where, number: int) -> Tombstone:
     try:
         if raw["number"] != number:
             raise StoreError(bad_value(f"number of tombstone {path}", raw["number"], str(number)))
-        records = tuple(Buried(str(r["writer"]), int(r["seq"]), str(r["segment"])) for r in raw["records"])
+        records = tuple(_buried(path, r) for r in raw["records"])
         for buried in records:
             inside = not buried.segment or SEGMENT_PATH.fullmatch(buried.segment)
-            if not (WRITER_ID.fullmatch(buried.writer) and buried.seq >= 0 and inside):
+            if not (WRITER_ID.fullmatch(buried.writer) and inside):
                 raise StoreError(bad_value(f"record in tombstone {path}", tuple(buried), "writer, seq, data/NAME"))
-        return Tombstone(number, records, raw["reason"], raw["policy"], float(raw["created_at"]))
+        return Tombstone(
+            number, records, raw["reason"], raw["policy"], real(f"created_at in {path}", raw["created_at"])
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise StoreError(f"tombstone {path} is malformed: {type(error).__name__}: {error}") from error
+
+
+def _buried(path: str, raw: Mapping[str, Any]) -> Buried:
+    writer, segment = (text(f"{n} in tombstone {path}", raw[n]) for n in ("writer", "segment"))
+    return Buried(writer, whole(f"seq in tombstone {path}", raw["seq"], high=MAX_NUMBER), segment)
 
 
 def publish_tombstone(
@@ -109,6 +117,8 @@ def publish_tombstone(
     except OSError as error:
         raise StoreError(f"store {storage.url}: no tombstone can be written: {error.strerror}") from error
     while True:
+        # One of a longer name would never be read.
+        whole(f"number of the next tombstone of store {storage.url}", wanted, high=MAX_NUMBER)
         body = {
             "number": wanted,
             "created_at": time.time(),
@@ -158,6 +168,10 @@ class Graveyard:
         """Whether one of the first `count` tombstones names a record; None asks all that were read so far."""
         number = self._number.get((writer, seq))
         return number is not None and (count is None or number < count)
+
+    def numbers(self, writer: str) -> set[int]:
+        """The sequence numbers of a writer that the tombstones read so far name."""
+        return {seq for name, seq in self._number if name == writer}
 
     def counts(self) -> dict[str, int]:
         """Per writer one more than the largest sequence number that a tombstone read so far names."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Literal
 
 from common.errors import SchemaError, StoreError
-from replay.decisions import DECISIONS, count_decisions, decision_name, read_decision
+from replay.checks import MAX_GAP
+from replay.decisions import DECISIONS, decision_name, read_decision
 from replay.pins import pin_names, read_pin
 from replay.record import RECORD_NAME, EpisodeEntry, Record, describe, read_record, record_name
 from replay.retention import LEASE_S
@@ -17,7 +19,7 @@ from replay.segment import Segment, file_crc32c
 from replay.storage import Listing, Storage, Where, open_storage
 from replay.storage_local import GONE
 from replay.store import open_store
-from replay.tombstones import TOMBSTONES, count_tombstones, read_tombstone, tombstone_name
+from replay.tombstones import TOMBSTONES, read_tombstone, tombstone_name
 
 Progress = Callable[[int, int], None]  # bytes read, of how many
 Kind = Literal["record", "gap", "data", "tombstone", "pin", "decision", "need", "orphan", "temp", "stray"]
@@ -72,9 +74,14 @@ def find_faults(where: Where, *, lease_s: float = LEASE_S, progress: Progress | 
 
 def _faults(storage: Storage, before: float, progress: Progress | None) -> list[Fault]:
     faults: list[Fault] = []
+    far = [
+        Fault("stray", f"{folder}/{n:08d}.json", "its number is far beyond those before it")
+        for folder in ("tombstones", DECISIONS)
+        for n in _far(_numbers(storage, folder))
+    ]
     # Before the tombstones: what is deleted meanwhile then has one that was read.
     writers = storage.listing("commits").folders
-    listed = dict(zip(writers, storage.each(lambda w: _numbers(storage, w), writers), strict=True))
+    listed = dict(zip(writers, storage.each(lambda w: _numbers(storage, f"commits/{w}"), writers), strict=True))
     data = storage.listing("data")
     buried = _read_tombstones(storage, faults)
     records = _read_records(storage, listed, buried, faults)
@@ -87,22 +94,39 @@ def _faults(storage: Storage, before: float, progress: Progress | None) -> list[
         if progress is not None:
             progress(done, total)
     _check_pins(storage, listed, buried, faults)
-    for number in range(count_decisions(storage)):
+    for number in _near(storage, DECISIONS):
         try:
             read_decision(storage, number)
         except StoreError as error:
             faults.append(Fault("decision", decision_name(number), str(error)))
     named = {r.segment for r in records} | set(buried.values())
-    return faults + _left_behind(storage, data, named, before)
+    return faults + far + _left_behind(storage, data, named, before)
 
 
-def _numbers(storage: Storage, writer: str) -> set[int]:
-    return {int(n[:8]) for n in storage.listing(f"commits/{writer}").files if RECORD_NAME.fullmatch(n)}
+def _numbers(storage: Storage, folder: str) -> set[int]:
+    return {int(n[:8]) for n in storage.listing(folder).files if RECORD_NAME.fullmatch(n)}
+
+
+def _far(numbers: Collection[int]) -> set[int]:
+    """Those so far beyond the others that what is missing before them was never there; nobody counts up to them."""
+    far, following = set(), 0
+    for number in sorted(numbers):
+        if number - following > MAX_GAP:
+            far.add(number)
+        else:
+            following = number + 1
+    return far
+
+
+def _near(storage: Storage, folder: str) -> range:
+    """All numbers up to the largest one that is not far."""
+    numbers = _numbers(storage, folder)
+    return range(max(numbers - _far(numbers), default=-1) + 1)
 
 
 def _read_tombstones(storage: Storage, faults: list[Fault]) -> dict[tuple[str, int], str]:
     buried: dict[tuple[str, int], str] = {}
-    for number in range(count_tombstones(storage)):
+    for number in _near(storage, "tombstones"):
         try:
             buried |= {(r.writer, r.seq): r.segment for r in read_tombstone(storage, number).records}
         except StoreError as error:
@@ -117,6 +141,15 @@ def _read_records(
     for writer, seq in buried:
         numbers.setdefault(writer, set()).add(seq)
 
+    for writer, found in numbers.items():
+        for seq in _far(found):
+            found.remove(seq)
+            text = "its number is far beyond those before it"
+            if seq in listed.get(writer, ()):
+                faults.append(Fault("stray", record_name(writer, seq), text))
+            if (writer, seq) in buried:
+                faults.append(Fault("tombstone", _naming(storage, writer, seq), f"names {writer}/{seq}: {text}"))
+
     def read(key: tuple[str, int]) -> Record | Fault | None:
         name = record_name(*key)
         if key[1] not in listed.get(key[0], ()):
@@ -128,9 +161,18 @@ def _read_records(
             return None if _deleted(storage, *key) else Fault("record", name, str(error), *key)
 
     keys = [(w, seq) for w, found in sorted(numbers.items()) for seq in range(max(found, default=-1) + 1)]
-    found = list(storage.each(read, keys))
-    faults += [f for f in found if isinstance(f, Fault)]
-    return [r for r in found if isinstance(r, Record)]
+    results = list(storage.each(read, keys))
+    faults += [f for f in results if isinstance(f, Fault)]
+    return [r for r in results if isinstance(r, Record)]
+
+
+def _naming(storage: Storage, writer: str, seq: int) -> str:
+    """The first tombstone that names a record."""
+    for number in _near(storage, "tombstones"):
+        with contextlib.suppress(StoreError):
+            if (writer, seq) in {(r.writer, r.seq) for r in read_tombstone(storage, number).records}:
+                return tombstone_name(number)
+    return "tombstones"
 
 
 def _deleted(storage: Storage, writer: str, seq: int) -> bool:
@@ -146,7 +188,10 @@ def check_segment(where: Where, record: Record) -> list[str]:
     try:
         with storage.as_folder(record.segment) as folder:
             problems = _file_problems(storage, folder, record)
-            files = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
+            below = list(folder.rglob("*"))
+            links = sorted(p.relative_to(folder).as_posix() for p in (folder, *below) if p.is_symlink())
+            problems += [f"{_where(storage, record, name)}: is a link" for name in links]
+            files = {p.relative_to(folder).as_posix() for p in below if not p.is_dir()}
             strange = sorted(files - set(record.files))
             problems += [f"{_where(storage, record, name)}: the record names no such file" for name in strange]
             # A copy has another path than what it is a copy of.
@@ -230,6 +275,10 @@ def _check_pins(
                 faults.append(Fault("pin", name, str(error)))
             continue
         for writer, count in pin.position.items():
+            known = len(listed.get(writer, ())) + sum(w == writer for w, _ in buried)
+            if writer != TOMBSTONES and count - known > MAX_GAP:
+                faults.append(Fault("need", name, f"needs {count} records of {writer}, of which {known} were there"))
+                continue
             # A record that a tombstone named may be gone because the pin came later; all others must be there.
             gone = writer != TOMBSTONES and [
                 s

@@ -13,6 +13,7 @@ import numpy as np
 
 from common.episode import Episode
 from common.errors import StoreError, bad_value
+from replay.checks import MAX_GAP, MAX_NUMBER, whole
 from replay.disk_space import DiskFullError, DiskLimits, wait_for_space
 from replay.layout import signature
 from replay.record import RECORD_NAME, WRITER_ID, describe, encode_record, record_name
@@ -118,6 +119,16 @@ class SegmentWriter:
         self._graveyard = Graveyard(self._storage)
         self._graveyard.read()
         self._seq = max(last, self._graveyard.counts().get(writer_id, 0))
+        known = {int(n[:8]) for n in names} | self._graveyard.numbers(writer_id)
+        if self._seq - len(known) > MAX_GAP:  # what follows would be acknowledged, and never be read
+            where = self._storage.where(commits)
+            raise StoreError(
+                bad_value(
+                    f"numbers of the records of writer {writer_id} in {where}",
+                    last - 1,
+                    "one after the other: repair the store",
+                )
+            )
 
     @property
     def seq(self) -> int:
@@ -247,6 +258,8 @@ class SegmentWriter:
         return acks
 
     def _publish(self, body: dict[str, Any]) -> bool:
+        # A record of a longer name would be acknowledged and never read.
+        whole(f"number of the next record of {self._id!r} in store {self._storage.url}", self._seq, high=MAX_NUMBER)
         segment = body["segment"]
         if not self._storage.exists(f"{segment}/zarr.json"):  # this process slept for longer than a lease
             where = self._storage.where(segment)

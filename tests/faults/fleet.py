@@ -45,8 +45,14 @@ class Fleet:
         self._die_at: dict[str, int] = {}
 
     def __enter__(self) -> Fleet:
+        tests = Path(__file__).resolve().parents[1]
+        paths = os.pathsep.join(map(str, (tests.parent, tests / "replay")))
         self._forker = subprocess.Popen(
-            [sys.executable, WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, WORKER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": paths},
         )
         for slot in SLOTS:
             self._start(slot)
@@ -78,6 +84,16 @@ class Fleet:
         assert status == -signal.SIGKILL, f"{slot} ended by itself: {read_log(self.log(slot))[-1:]}"
         self.kills[SLOTS[slot][0]] += 1
         self._start(slot)
+
+    def wait_for_all(self) -> None:
+        """Let every slot live until it has done something; a busy machine may have given it no time yet."""
+        deadline = time.monotonic() + 60.0
+        for slot in SLOTS:
+            while not read_log(self.log(slot)) and time.monotonic() < deadline:
+                if _is_dead(self._processes[slot]):
+                    self._end(slot)
+                    self._start(slot)
+                time.sleep(0.02)
 
     def _start(self, slot: str) -> None:
         role, settings = SLOTS[slot]

@@ -28,6 +28,7 @@ def campaign(base: Path, kills: int, seed: int) -> Fleet:
     with Fleet(base, seed) as fleet:
         for _ in range(kills):
             fleet.kill_one()
+        fleet.wait_for_all()
     return fleet
 
 

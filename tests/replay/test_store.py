@@ -150,8 +150,13 @@ def test_open_errors_name_what_is_wrong(tmp_path: Path, store: Store) -> None:
         open_store(store.root).writer("w")
     about = store.root / "store.json"
     good = about.read_text()
-    about.write_text(good.replace('"version": 1', '"version": 99'))
-    with pytest.raises(StoreError, match=r"format version of store .* = 99: allowed is 1"):
+    body = {k: v for k, v in json.loads(good).items() if k != "crc32c"} | {"version": 99}
+    for newer in (encode_record(body), json.dumps(body).encode()):  # the first stores had no checksum
+        about.write_bytes(newer)
+        with pytest.raises(StoreError, match=r"format version of store .* = 99: allowed is 1"):
+            open_store(store.root)
+    about.write_text(good.replace("crc32c", "crc32d"))
+    with pytest.raises(StoreError, match="its checksum does not fit"):
         open_store(store.root)
     about.write_text("{")
     with pytest.raises(StoreError, match="is damaged"):
