@@ -16,7 +16,7 @@ from common.errors import StoreError, bad_value
 from replay.index import Query
 from replay.layout import dim_names
 from replay.segment import Segment
-from replay.storage import Storage, Where, open_storage
+from replay.storage import Storage, Where, open_storage, refusing
 from replay.store import open_store
 
 
@@ -40,10 +40,12 @@ def open_dataset(
         StoreError: if the path is neither, nothing fits, or the episodes' fields do not go together.
     """
     storage = open_storage(where)
-    if not storage.exists("store.json") and storage.exists("zarr.json"):
+    with refusing(storage, "opened"):
+        is_segment = not storage.exists("store.json") and storage.exists("zarr.json")
+    if is_segment:
         if kind is not None or phase is not None:
             raise StoreError(bad_value("open_dataset kind, phase", (kind, phase), "None where the path is a segment"))
-        with storage.as_folder("") as folder:  # maps of a copy stay good when it is gone
+        with refusing(storage, "read"), storage.as_folder("") as folder:  # maps of a copy stay good when it is gone
             return _of_segment(Segment(folder), fields)
     return _of_store(storage, kind, phase, fields)
 

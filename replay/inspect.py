@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from replay.retention import uncommitted
-from replay.storage import Where
+from replay.storage import Where, refusing
 from replay.store import Store, open_store
 from replay.verify import file_problems
 
@@ -126,7 +126,8 @@ def verify_store(where: Where) -> list[str]:
     store = open_store(where)
     try:
         store.refresh()
-        return [problem for record in store.records() for problem in file_problems(store.storage, record)]
+        with refusing(store.storage, "verified"):
+            return [problem for record in store.records() for problem in file_problems(store.storage, record)]
     finally:
         store.close()
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from common.errors import StoreError, bad_value
 from replay.index import Query
-from replay.storage import Storage, Where, open_storage
+from replay.storage import Storage, Where, open_storage, refusing
 from replay.store import Store, open_store
 from replay.verify import find_faults
 
@@ -68,10 +68,8 @@ def _identity(storage: Storage) -> str:
 
 
 def _is_store(storage: Storage) -> bool:
-    try:
+    with refusing(storage, "opened"):
         return storage.exists("store.json")
-    except OSError as error:
-        raise StoreError(f"store {storage.url} cannot be opened: {error.strerror} ({error.filename})") from error
 
 
 def check_schemas(stores: Sequence[Store]) -> None:

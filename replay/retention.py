@@ -16,7 +16,7 @@ from common.errors import StoreError, bad_value
 from replay.decisions import Named, count_decisions, decide, decided
 from replay.pins import Pin, read_pins
 from replay.record import RECORD_NAME, read_record, record_name
-from replay.storage import Storage
+from replay.storage import Storage, refusing
 from replay.storage_local import GONE
 from replay.store import Store
 from replay.tombstones import Buried, Tombstone, publish_tombstone
@@ -200,11 +200,12 @@ def sweep(
     if store.mode != "a" and not dry_run:
         raise StoreError(f"store {store.url} is open for reading only: open it with mode 'a' to delete")
     # Listed before the records are: what is committed from here on is not in the list.
-    segments = _segments(store)
+    with refusing(store.storage, "swept"):
+        segments = _segments(store)
     store.refresh()
     swept, now = Swept(), time.time()
     tombstones = store.tombstones()
-    try:
+    with refusing(store.storage, "swept"):
         there = _records_there(store)
         for k, tombstone in enumerate(tombstones):
             if progress is not None:
@@ -217,8 +218,6 @@ def sweep(
             if _is_going(segment) or now - store.storage.last_change(segment) > lease_s:
                 swept.uncommitted += 1
                 _delete_segment(store, segment, dry_run, swept)
-    except OSError as error:
-        raise StoreError(f"store {store.url} cannot be swept: {error.strerror} ({error.filename})") from error
     if progress is not None:
         progress(len(tombstones), len(tombstones))
     return swept
@@ -281,7 +280,8 @@ def uncommitted(store: Store) -> list[str]:
     """Paths below the store of segments that neither a record shown by this view nor a tombstone names: torn, or under
     way.
     """
-    return _unnamed(store, _segments(store))
+    with refusing(store.storage, "read"):
+        return _unnamed(store, _segments(store))
 
 
 def _segments(store: Store) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -168,6 +168,20 @@ def open_storage(
     from replay.storage_object import open_object_storage
 
     return open_object_storage(str(where), options or {}, cache_dir, cache_bytes)
+
+
+@contextmanager
+def refusing(storage: Storage, what: str) -> Iterator[None]:
+    """Within it, an OSError of the storage becomes the one line that says which store cannot be `what`, and why.
+
+    Raises:
+        StoreError: for it.
+    """
+    try:
+        yield
+    except OSError as error:
+        cause = error.strerror or error
+        raise StoreError(f"store {storage.url} cannot be {what}: {cause} ({error.filename})") from error
 
 
 def inside(name: str, place: str) -> str:

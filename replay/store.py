@@ -29,7 +29,7 @@ from replay.record import RECORD_NAME, EpisodeEntry, Record, read_record, record
 from replay.rows import gather, read_located
 from replay.segment import Segment
 from replay.segments import OpenSegments
-from replay.storage import Storage, Where, open_storage
+from replay.storage import Storage, Where, open_storage, refusing
 from replay.tables import Located, Tables
 from replay.tombstones import TOMBSTONES, Graveyard, Tombstone
 from replay.writer import SegmentWriter
@@ -65,7 +65,7 @@ def open_store(
         raise StoreError(bad_value("store mode", mode, "'r' or 'a'"))
     if create and mode != "a":
         raise StoreError(bad_value("store create", create, "False when mode is 'r'"))
-    try:
+    with refusing(storage, "opened"):
         if create:
             create_description(storage)
         about = read_description(storage)
@@ -73,8 +73,6 @@ def open_store(
             storage.check_writable()
             for name in ("data", "commits"):
                 storage.make_folder(name)
-    except OSError as error:
-        raise StoreError(f"store {storage.url} cannot be opened: {error.strerror} ({error.filename})") from error
     return Store(storage, mode, Index(None if index_path is None else Path(index_path), about["store_id"]), ram_bytes)
 
 
@@ -141,6 +139,10 @@ class Store:
         Raises:
             StoreError: naming the record, if one is missing or damaged; the view is then unchanged.
         """
+        with refusing(self.storage, "read"):
+            return self._refresh(upto)
+
+    def _refresh(self, upto: Mapping[str, int] | None) -> dict[str, int]:
         seen = self.position()
         wanted = self._committed(seen) if upto is None else dict(upto)
         rewind = upto is not None and any(count > upto.get(name, 0) for name, count in seen.items())

@@ -16,7 +16,7 @@ from replay.pins import pin_names, read_pin
 from replay.record import RECORD_NAME, EpisodeEntry, Record, describe, read_record, record_name
 from replay.retention import LEASE_S
 from replay.segment import Segment, file_crc32c
-from replay.storage import Listing, Storage, Where, open_storage
+from replay.storage import Listing, Storage, Where, open_storage, refusing
 from replay.storage_local import GONE
 from replay.store import open_store
 from replay.tombstones import TOMBSTONES, read_tombstone, tombstone_name
@@ -66,10 +66,8 @@ def find_faults(where: Where, *, lease_s: float = LEASE_S, progress: Progress | 
     """
     storage = open_storage(where)
     open_store(storage, ram_bytes=0).close()
-    try:
+    with refusing(storage, "verified"):
         return _faults(storage, time.time() - lease_s, progress)
-    except OSError as error:
-        raise StoreError(f"store {storage.url} cannot be verified: {error.strerror} ({error.filename})") from error
 
 
 def _faults(storage: Storage, before: float, progress: Progress | None) -> list[Fault]:

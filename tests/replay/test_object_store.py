@@ -23,7 +23,7 @@ from replay.merge import merge
 from replay.pins import pin, unpin
 from replay.record import encode_record
 from replay.repair import repair
-from replay.retention import Retention, plan_prune, prune, sweep
+from replay.retention import Retention, plan_prune, prune, sweep, uncommitted
 from replay.storage import Storage, open_storage
 from replay.store import Store, open_store
 from replay.verify import find_faults
@@ -182,6 +182,38 @@ def test_a_server_that_does_not_answer_ends_in_one_clear_error(s3_server: S3Serv
     nowhere = "s3://no-such-bucket-here/x"
     with pytest.raises(StoreError, match=f"store {nowhere} cannot be opened|store {nowhere} does not exist"):
         open_store(nowhere, storage_options=options(s3_server.endpoint), cache_dir=tmp_path)
+
+
+def test_every_verb_names_the_store_that_does_not_answer(
+    store: Store, s3_url: str, network: Network, tmp_path: Path
+) -> None:
+    commit(store, 0)
+    place = open_storage(s3_url, options=options(network.endpoint, retries="0"), cache_dir=tmp_path / "gone")
+    away = open_store(place, "a")
+    position = away.refresh()
+    entry = away.select()[0]
+    network.close()
+    for act in (
+        away.refresh,
+        away.records,
+        lambda: away.writer("w"),
+        lambda: away.read_episode(entry),
+        lambda: sweep(away),
+        lambda: plan_prune(away, Retention(newest_rows=0)),
+        lambda: prune(away, plan_prune(store, Retention(newest_rows=0))),
+        lambda: pin(place, "p", position, "x"),
+        lambda: unpin(place, "p"),
+        lambda: find_faults(place),
+        lambda: repair(place),
+        lambda: store_info(place),
+        lambda: merge([tmp_path / "none"], place),
+        lambda: merge([place], tmp_path / "out"),
+        lambda: open_dataset(place),
+        lambda: uncommitted(away),
+    ):
+        with pytest.raises(StoreError, match=rf"{s3_url}.*object store failed|does not exist"):
+            act()
+    assert find_faults(store.storage) == [] and store.refresh() == {"w": 1}
 
 
 def test_a_damaged_copy_and_one_that_was_evicted_are_fetched_again(store: Store, tmp_path: Path) -> None:
