@@ -94,11 +94,16 @@ class PhaseLearner:
         """The network that trains; only of a learner in this process."""
         return self._learner.net
 
-    def update(self, data: Any) -> Metrics:
+    def update(self, data: Any, ids: Callable[[], Sequence[str]] | None = None) -> Metrics:
         """Learn from what the phase's sampler gives; see the subclasses.
 
         A gradient step whose loss or gradient is not finite is not taken: neither parameters nor moments nor averages
         change, and the cause and the episodes are logged.
+
+        Args:
+            data: what the sampler gives.
+            ids: gives the ids of the episodes of a batch that does not carry them itself; asked only if a step is not
+                taken.
 
         Returns:
             Numbers of the last minibatch, by name; ``skipped_share`` of the gradient steps that were not taken;
@@ -195,11 +200,8 @@ class ImitationPhase(PhaseLearner):
     )  # fmt: skip
 
     def update(self, data: Mapping[str, NDArray[Any]], ids: Callable[[], Sequence[str]] | None = None) -> Metrics:
-        """One gradient step on one batch of `learner.batches.IMITATION_FIELDS` and `episode_index`.
-
-        Args:
-            data: what the sampler gives.
-            ids: gives the ids of the E episodes of the batch; asked only if the step is not taken.
+        """One gradient step on one batch of `learner.batches.IMITATION_FIELDS` and `episode_index`; `ids` are those of
+        its E episodes.
         """
         batch = imitation_batch(data)
 
@@ -219,7 +221,7 @@ class PPOPhase(PhaseLearner):
         "stopped_by_kl",
     )  # fmt: skip
 
-    def update(self, data: Sequence[Episode]) -> Metrics:
+    def update(self, data: Sequence[Episode], ids: Callable[[], Sequence[str]] | None = None) -> Metrics:
         """`epochs` passes over the episodes in minibatches, ended early by the KL to the policy that acted."""
         settings = self._phase.ppo
         rows = ppo_rows(data)
@@ -241,7 +243,7 @@ class SelfImitationPhase(PhaseLearner):
 
     METRICS = ("total_loss", "loss_norm", "loss_dir", "grad_norm")
 
-    def update(self, data: Sequence[Episode]) -> Metrics:
+    def update(self, data: Sequence[Episode], ids: Callable[[], Sequence[str]] | None = None) -> Metrics:
         """`epochs` passes over the successful ones of the episodes in shuffled minibatches."""
         settings = self._phase.self_imitation
         rows = self_imitation_rows(data, settings.success_iou)
