@@ -156,6 +156,17 @@ def test_z_sees_the_goal_and_the_fine_features(net):
                 assert (other.z - z).abs().max() > 1e-4, which
 
 
+def test_every_token_knows_where_it_is(net):
+    """The last two inputs of the fusion: (x, y) of the centres of a grid of one row and two columns, then of two rows."""
+    seen = []
+    handle = net.encoder.mix.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0][0, :, -2:]))
+    with torch.inference_mode():
+        for height, width in ((8, 16), (16, 8)):
+            net(scenes(1, height, width), scenes(1, height, width, 1))
+    handle.remove()
+    assert seen[0].tolist() == [[-0.5, 0.0], [0.5, 0.0]] and seen[1].tolist() == [[0.0, -0.5], [0.0, 0.5]]
+
+
 def test_pose_hypotheses_of_z_find_both_modes():
     """Two symmetric poses per scene, one pair for each of two encoded scenes: a head on z learns all four."""
     torch.manual_seed(0)
