@@ -73,9 +73,9 @@ class Fleet:
     def kill_one(self) -> None:
         """One process dies, at a moment of its own or at any time; another takes its place."""
         slot = list(SLOTS)[int(self._rng.integers(len(SLOTS)))]
-        pause = float(self._rng.uniform(0.02, 0.3))
+        pause = float(self._rng.uniform(0.02, 0.2))
         if self._die_at[slot]:
-            deadline = time.monotonic() + 0.5
+            deadline = time.monotonic() + 0.3
             while time.monotonic() < deadline and not _is_dead(self._processes[slot]):
                 time.sleep(0.01)
         else:

@@ -167,8 +167,8 @@ def test_folders_that_vanish_while_they_are_looked_at_stop_neither_sweep_nor_ver
 
 def test_a_tombstone_of_a_number_that_is_still_free_hides_the_record_that_takes_it(tmp_path: Path) -> None:
     store = filled(tmp_path / "s", 1)
-    publish_tombstone(store.root, [Buried("w", 1, "")], "made before the writer got there", {})
     writer = store.writer("w", max_episodes=1)
+    publish_tombstone(store.root, [Buried("w", 1, "")], "made before the writer got there", {})
     (ack,) = writer.append(make_episode("rollout", env=9))
     assert ack.seq == 2 and tombstone_path(store.root, 0).exists()
     store.refresh()
