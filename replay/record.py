@@ -26,6 +26,7 @@ WRITER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
 RECORD_NAME = re.compile(r"[0-9]{8}\.json")
 SEGMENT_PATH = re.compile(r"data/[A-Za-z0-9][A-Za-z0-9_.-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_TEXTS = {str}
 _TAIL = re.compile(rb', "crc32c": "([0-9a-f]{8})"\}$')
 _TAIL_BYTES = len(b', "crc32c": "00000000"}')
 
@@ -206,16 +207,16 @@ def _problem(e: EpisodeEntry, meta: dict[str, Any]) -> str:
     """What cannot be of an entry that was read; "" if it can."""
     if e.id != meta["id"]:
         return bad_value("id", e.id, f"that of its meta, {meta['id']!r}")
-    for name in ("kind", "phase", "policy", "scene", "collector"):
-        if type(meta[name]) is not str:
-            return bad_value(name, meta[name], "a text")
+    texts = (meta["kind"], meta["phase"], meta["policy"], meta["scene"], meta["collector"])
+    if set(map(type, texts)) != _TEXTS:
+        return bad_value("kind, phase, policy, scene and collector", texts, "texts")
     if type(e.sha256) is not str or not _SHA256.fullmatch(e.sha256):
         return bad_value("sha256", e.sha256, "64 hex digits")
     if not e.valid_rows <= e.rows or not e.rows:
         return bad_value("valid_rows and rows", (e.valid_rows, e.rows), "0 .. rows and at least 1")
-    for name, iou in (("iou_final", e.iou_final), ("iou_max", e.iou_max)):
+    for iou in (e.iou_final, e.iou_max):
         if not (iou is None or type(iou) is float or (type(iou) is int and iou in (0, 1))):
-            return bad_value(name, iou, "a number or null")
+            return bad_value("iou_final or iou_max", iou, "a number or null")
     return ""
 
 
