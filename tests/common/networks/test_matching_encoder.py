@@ -157,7 +157,7 @@ def test_z_sees_the_goal_and_the_fine_features(net):
 
 
 def test_every_token_knows_where_it_is(net):
-    """The last two inputs of the fusion: (x, y) of the centres of a grid of one row and two columns, then of two rows."""
+    """The last inputs of the fusion: (x, y) of the centres of a grid of one row and two columns, then of two rows."""
     seen = []
     handle = net.encoder.mix.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0][0, :, -2:]))
     with torch.inference_mode():
