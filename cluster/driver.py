@@ -6,65 +6,29 @@ schedule, report.
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
+import math
 import time
 from typing import Any
 
 from actors.tasks import split
 from cluster.console import Display
+from cluster.cut import Cut as Cut
+from cluster.cut import cut_of, other_versions
+from cluster.cut_saver import CutSaver, Needs
 from cluster.evaluation import evaluate_stage
 from cluster.phase_rounds import PhaseRounds
 from cluster.program import Program, build_program
 from cluster.report import write_final_report
-from cluster.retention import retain
 from cluster.rounds import make_rounds
 from cluster.run_directory import RunDirectory
-from common.config import PhaseConfig, RunConfig
+from cluster.versions import versions
+from common.config import PhaseConfig, RunConfig, flatten
 from common.errors import CheckpointError
 from common.identity import PolicyVersion, weights_sha256
 from common.networks.servo_net import initial_weights, restarted_weights
+from learner.checkpoint import Score
 from learner.learners import build_learner
-from replay.pins import pin, read_pins, unpin
-
-_PIN = "checkpoint-"  # the pins of a run's own checkpoints in its store
-_REPORT = "report"  # the pin of the evaluations that the final report shows
-
-
-@dataclasses.dataclass
-class Cut:
-    """Where a run stands: the JSON part of a checkpoint. Everything else in it hangs on these numbers.
-
-    Attributes:
-        phase: index into the schedule; its length means that training is over.
-        round: rounds of the phase that are learned from.
-        samples: samples of the phase that are learned from.
-        lineage: branch of the run's history.
-        counter: times weights were published.
-        wall_s: seconds trained, over all attempts.
-        pending: stage whose evaluation is due, "" for none.
-        stages: METRICS by stage and column, as in report.json.
-        metrics_bytes: length of metrics.jsonl at the cut.
-        mlflow_run_id: run that the tracker continues.
-        store_position: records per writer, and tombstones, that the cut has seen.
-        encoder_sha256: of the frozen encoder; "" while it still learns.
-        sampler: cursors of the phase's samplers.
-        learner: the JSON half of the learner's state.
-    """
-
-    phase: int = 0
-    round: int = 0
-    samples: int = 0
-    lineage: int = 0
-    counter: int = 0
-    wall_s: float = 0.0
-    pending: str = ""
-    stages: dict[str, Any] = dataclasses.field(default_factory=dict)
-    metrics_bytes: int = 0
-    mlflow_run_id: str = ""
-    store_position: dict[str, int] = dataclasses.field(default_factory=dict)
-    encoder_sha256: str = ""
-    sampler: dict[str, Any] = dataclasses.field(default_factory=dict)
-    learner: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Run:
@@ -75,10 +39,10 @@ class Run:
         self.cut = Cut()
         self.weights = initial_weights(self.config.network, self.config.seed)
         self.rounds: PhaseRounds | None = None
-        self._number = 0
+        self.saver = CutSaver(program)
         self._began = time.monotonic()
         self._saved = time.monotonic()
-        self._checkpoint_s = 0.0
+        self._score: tuple[int, Score] | None = None  # of the weights published as number so and so
 
     @property
     def version(self) -> PolicyVersion:
@@ -89,11 +53,19 @@ class Run:
         """Continue from the newest checkpoint, if there is one; say what was found.
 
         Raises:
-            CheckpointError: if checkpoints exist but none can be read, or the store or metrics lag behind the cut.
+            CheckpointError: if checkpoints exist but none can be read, the store or metrics lag behind the cut, or
+                there are metrics but no checkpoint.
         """
+        for line in self.program.directory.changes:
+            self.display.say(f"setting {line} (allowed)")
         found = self.program.checkpoints.latest()
         if found is None:
-            self.program.metrics.truncate(0)
+            if self.program.metrics.position:
+                raise CheckpointError(
+                    f"dir = {str(self.program.directory.path)!r} has rows in metrics.jsonl, but checkpoints/ holds no "
+                    f"complete checkpoint: put them back, or train with another dir; a run does not begin anew over "
+                    f"another one"
+                )
             # Opened before the first cut, which then names the MLflow run that every resume continues.
             self.program.tracker_run_id = self.program.tracker.run_id
             self.save(pin=True)
@@ -101,8 +73,10 @@ class Run:
         number, arrays, state, complaints = found
         for complaint in complaints:
             self.display.say(f"broken checkpoint: {complaint}")
-        self._number = max(number, *self.program.checkpoints.numbers())  # the next one goes behind a broken one
-        self.cut = Cut(**state)
+        self.saver.number = max(number, *self.program.checkpoints.numbers())  # the next one goes behind a broken one
+        self.cut = cut_of(state)
+        for line in other_versions(self.cut):
+            self.display.say(f"warning: {line}")
         if not self.config.deterministic:
             self.cut.lineage += 1
         self.program.metrics.truncate(self.cut.metrics_bytes)
@@ -129,9 +103,16 @@ class Run:
         name = self.config.schedule[self.cut.phase]
         return f"phase {name}, round {self.cut.round}, {self.cut.samples} samples, {self.cut.wall_s:.0f} s trained"
 
-    def save(self, *, pin: bool = False) -> None:
-        """Write the cut: counters, cursors and learner belong to the same moment, and no task is under way."""
-        began = time.perf_counter()
+    def save(self, *, pin: bool = False, wait: bool = True) -> None:
+        """Write the cut: counters, cursors and learner belong to the same moment, and no task is under way.
+
+        Args:
+            pin: keep this checkpoint for good.
+            wait: until it is on the disk; otherwise a thread writes it while the run goes on.
+
+        Raises:
+            CheckpointError: if this or the one before cannot be written; see `checkpoint.on_error`.
+        """
         arrays = {f"weights/{k}": v for k, v in self.weights.items()}
         self.cut.learner, self.cut.sampler = {}, {}
         if self.rounds is not None:
@@ -141,33 +122,13 @@ class Run:
         self._count_wall()
         self.cut.metrics_bytes = self.program.metrics.position
         self.cut.mlflow_run_id = self.program.tracker_run_id or ""
-        # A pin needs a view that nothing was deleted from since; between rounds nobody minds a newer one.
-        self.cut.store_position = self.program.store.refresh()
-        self._number += 1
-        self._pin_data()
-        self.program.checkpoints.save(self._number, arrays, dataclasses.asdict(self.cut), pin=pin)
-        self._unpin_data()
-        retain(self.program.store, self.config.replay)
-        self._saved = time.monotonic()
-        self._checkpoint_s += time.perf_counter() - began
-
-    def _pin_data(self) -> None:
-        """Keep what the coming checkpoint goes on with, the data that its phase still needs, and the evaluations that
-        the report shows, from being pruned. The pin is there before the checkpoint is.
-        """
+        self.cut.config, self.cut.versions = flatten(self.config), versions()
         phases = self.config.schedule[self.cut.phase : self.cut.phase + 1]
-        reason = f"checkpoint {self._number}: {self.where()}"
-        store, position = self.program.store.storage, self.cut.store_position
-        oldest = 0 if self.rounds is None else self.rounds.oldest(self.cut.round)
-        pin(store, f"{_PIN}{self._number:08d}", position, reason, phases, min_round=oldest)
-        if self.cut.stages:
-            pin(store, _REPORT, position, "the run's final report", self.cut.stages, kinds=["evaluation"])
-
-    def _unpin_data(self) -> None:
-        kept = {f"{_PIN}{number:08d}" for number in self.program.checkpoints.numbers()}
-        for old in read_pins(self.program.store.storage):
-            if old.name.startswith(_PIN) and old.name not in kept:
-                unpin(self.program.store.storage, old.name)
+        needs = Needs(self.where(), phases, 0 if self.rounds is None else self.rounds.oldest(self.cut.round))
+        self.saver.save(self.cut, arrays, needs, pin_it=pin, score=self._current_score(), wait=wait)
+        while self.saver.failed:
+            self.display.say(f"warning: {self.saver.failed.pop()}; the run goes on, the checkpoint before stands")
+        self._saved = time.monotonic()
 
     def run_phase(self) -> None:
         """Train the current phase to its end and hand its weights on."""
@@ -188,13 +149,13 @@ class Run:
             self.weights = rounds.learner.get_weights()
             row["broadcast_s"] = self.program.fleet.broadcast_s - put + time.perf_counter() - learned
             # Of what was written since the last row, whose own checkpoint comes after it.
-            row["checkpoint_s"], self._checkpoint_s = self._checkpoint_s, 0.0
+            row["checkpoint_s"], row["checkpoint_wait_s"] = self.saver.take_seconds()
             self.cut.counter += 1
             self.log({"phase": name, "round": self.cut.round, "total_samples": self.cut.samples, **row})
             self.display.round(self.cut.round, row)
             self._quick_evaluation(name, phase)
-            if self.cut.round < rounds.total_rounds and self._due():
-                self.save()
+            if self.cut.round < rounds.total_rounds and (self._due() or self._is_best()):
+                self.save(wait=False)
         self._leave_phase(name, phase)
 
     def evaluate(self, stage: str, policy: str) -> None:
@@ -203,6 +164,8 @@ class Run:
         weights, version = (self.weights, self.version) if policy == "learned" else (None, None)
         result = evaluate_stage(self.program, stage, policy, weights, version, self.cut.lineage, self.display.tick)
         self.cut.stages[stage] = result
+        if policy == "learned":
+            self._note_score(stage, result)
         self.log({"phase": stage, "evaluation": {k: v for k, v in result["free"].items() if k != "iou_ci95"}})
         self.display.evaluated(stage, result)
 
@@ -212,6 +175,10 @@ class Run:
         numbers = dict(row.get("evaluation", {})) or {k: v for k, v in row.items() if isinstance(v, int | float)}
         prefix = f"evaluation/{row['phase']}" if "evaluation" in row else row["phase"]
         self.program.tracker.metrics({f"{prefix}/{k}": v for k, v in numbers.items()}, self.cut.round)
+
+    def close(self) -> None:
+        """Let the checkpoint under way reach the disk."""
+        self.saver.close()
 
     def _enter_phase(self) -> None:
         name = self.config.schedule[self.cut.phase]
@@ -231,7 +198,9 @@ class Run:
         self.cut.round = self.cut.samples = 0
         self.cut.pending = name if phase.evaluate else ""
         self.save(pin=True)
-        self.program.tracker.artifact(self.program.checkpoints.path(self._number), f"checkpoints/{name}")
+        written = self.program.checkpoints.path(self.saver.number)
+        if written.exists():
+            self.program.tracker.artifact(written, f"checkpoints/{name}")
 
     def _quick_evaluation(self, name: str, phase: PhaseConfig) -> None:
         settings = self.config.evaluation
@@ -247,6 +216,22 @@ class Run:
         )
         self.log({"phase": stage, "evaluation": {k: v for k, v in result["free"].items() if k != "iou_ci95"}})
         self.display.evaluated(stage, result)
+        self._note_score(stage, result)
+
+    def _note_score(self, stage: str, result: dict[str, Any]) -> None:
+        if math.isfinite(iou := float(result["free"]["iou"])):
+            self._score = (self.cut.counter, Score(stage, iou))
+
+    def _current_score(self) -> Score | None:
+        return self._score[1] if self._score is not None and self._score[0] == self.cut.counter else None
+
+    def _is_best(self) -> bool:
+        """The weights are the best that their evaluation saw, and the best are kept."""
+        score = self._current_score()
+        if score is None or not self.config.checkpoint.keep_best:
+            return False
+        best = self.program.checkpoints.best(score.stage)
+        return best is None or score.iou > best
 
     def _due(self) -> bool:
         return time.monotonic() - self._saved > self.config.checkpoint.every_s
@@ -274,8 +259,11 @@ def train(config: RunConfig, display: Display) -> dict[str, Any]:
         finished = directory.path / "report.json"
         if finished.exists():
             return display.finished(finished)
-        with build_program(config, directory) as program, display.live(program):
-            run = Run(program, display)
+        with (
+            build_program(config, directory) as program,
+            display.live(program),
+            contextlib.closing(Run(program, display)) as run,
+        ):
             run.restore()
             missing = [b for b in config.evaluation.baselines if b not in run.cut.stages]
             for baseline in missing:

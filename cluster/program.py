@@ -91,7 +91,7 @@ def build_program(config: RunConfig, directory: RunDirectory) -> Iterator[Progra
         if location.node and (config.ray_address or len(ray.nodes()) > 1):
             writer = start_replay_writer(location, f"w-a{directory.attempt:04d}", config.replay)
         fleet = Fleet(lambda index: make_collector(config, directory, location, writer, index), config.fleet)
-        checkpoints = Checkpoints(directory.path / "checkpoints", config.checkpoint.keep)
+        checkpoints = open_checkpoints(config, directory)
         yield Program(config, directory, store, fleet, held_out_suite(config), checkpoints, metrics)
     finally:
         if fleet is not None:
@@ -144,6 +144,12 @@ def open_run_store(config: RunConfig, directory: RunDirectory) -> Store:
         store.close()
         raise ConfigError(bad_value("replay.url", config.replay.url, "a store without episodes where a run starts"))
     return store
+
+
+def open_checkpoints(config: RunConfig, directory: RunDirectory) -> Checkpoints:
+    """The checkpoints of a run, kept as its settings say."""
+    keeping = config.checkpoint
+    return Checkpoints(directory.path / "checkpoints", keeping.keep, keeping.every_nth, keeping.keep_best)
 
 
 def make_collector(config: RunConfig, directory: RunDirectory, location: StoreLocation, writer: Any, index: int) -> Any:

@@ -12,30 +12,39 @@ report.json, report/   the final table and pictures
 from __future__ import annotations
 
 import fcntl
-import importlib.metadata
 import json
 import re
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from common.config import RunConfig, changed_fixed, flatten, walk
+from cluster.versions import versions
+from common.config import RunConfig, changed_fixed, changed_free, flatten, walk
 from common.errors import CheckpointError, ConfigError, ServofleetError
 from common.fsio import replace_atomically
 from common.identity import json_sha256
 
 FORMAT_VERSION = 1
-_LIBRARIES = ("numpy", "torch", "ray", "zarr", "mlflow", "hydra-core", "warp-lang")
 
 
 class RunDirectory:
-    """An open, locked run directory; a context manager that gives the lock back."""
+    """An open, locked run directory; a context manager that gives the lock back.
+
+    Attributes:
+        path: of the directory.
+        is_new: no run was ever started here.
+        run_id, attempt: name of the run; how many times it was started before.
+        changes: a line for each setting that this start changes, as it may.
+        config_sha256: of the settings that decide the data.
+    """
 
     def __init__(self, config: RunConfig) -> None:
         """Open `config.dir`, making it for a new run.
 
         Raises:
-            ConfigError: if it holds a run whose `fixed` settings differ; names each with both values.
+            ConfigError: if it holds a run whose `fixed` settings differ; names each with both values, and those that
+                may differ.
+            CheckpointError: if its record is gone, torn or of another format.
             ServofleetError: if it cannot be written, or another process trains in it.
         """
         self.path = Path(config.dir)
@@ -57,24 +66,31 @@ class RunDirectory:
 
     def _guard(self, config: RunConfig) -> None:
         recorded = self.path / "config.json"
-        self.is_new = not recorded.exists()
+        self.is_new, self.changes = not recorded.exists(), list[str]()
         if self.is_new:
+            left = [n for n in ("checkpoints", "metrics.jsonl") if _holds_something(self.path / n)]
+            if left:
+                raise CheckpointError(
+                    f"{recorded} is gone, but {' and '.join(left)} of a run are there: put it back, or train with "
+                    f"another dir; a run does not begin anew over another one"
+                )
             name = re.sub(r"[^a-z0-9_.-]", "-", config.experiment.lower())
             self.run_id, self.attempt = f"{name}-s{config.seed}"[:60], 0
         else:
             try:
                 old = json.loads(recorded.read_bytes())
                 self.run_id, self.attempt = str(old["run_id"]), int(old["attempt"]) + 1
-                settings = old["config"]
+                settings = dict(old["config"])
             except (ValueError, KeyError, TypeError) as e:
                 raise CheckpointError(f"{recorded}: not a run's record: {type(e).__name__}: {e}") from e
             if old["format"] != FORMAT_VERSION:
                 raise CheckpointError(f"{recorded}: format = {old['format']!r}: allowed is {FORMAT_VERSION}")
             changes = changed_fixed(settings, config)
+            self.changes = [f"{n} was {was!r}, now {now!r}" for n, was, now in changed_free(settings, config)]
             if changes:
-                lines = "; ".join(f"{n} was {was!r}, now {now!r}" for n, was, now in changes[:8])
-                more = f" and {len(changes) - 8} more" if len(changes) > 8 else ""
-                raise ConfigError(f"dir = {str(self.path)!r} holds a run that may not change: {lines}{more}")
+                lines = "; ".join(f"{n} was {was!r}, now {now!r}" for n, was, now in changes)
+                allowed = f" (allowed: {'; '.join(self.changes)})" if self.changes else ""
+                raise ConfigError(f"dir = {str(self.path)!r} holds a run that may not change: {lines}{allowed}")
         # Of what decides the data alone: a change that a resume allows must not give equal episodes other hashes.
         fixed = {name: value for name, value, field in walk(config) if field.metadata["resume"] == "fixed"}
         self.config_sha256 = json_sha256(fixed)
@@ -82,7 +98,7 @@ class RunDirectory:
             "format": FORMAT_VERSION,
             "run_id": self.run_id,
             "attempt": self.attempt,
-            "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+            "versions": versions(),
             "config": flatten(config),
         }
         replace_atomically(recorded, json.dumps(record, indent=1, sort_keys=True).encode())
@@ -94,6 +110,10 @@ class RunDirectory:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._lock.close()
+
+
+def _holds_something(path: Path) -> bool:
+    return any(path.iterdir()) if path.is_dir() else path.exists() and path.stat().st_size > 0
 
 
 class MetricsLog:

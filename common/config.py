@@ -104,6 +104,9 @@ class CheckpointConfig:
 
     every_s: float = free(30.0, "seconds between checkpoints; phase ends always write one", ">= 0")
     keep: int = free(2, "complete checkpoints kept, besides the last of each phase", "> 1")
+    every_nth: int = free(0, "checkpoints whose number is a multiple of this are kept as well; 0 is none", ">= 0")
+    keep_best: int = free(0, "checkpoints with the best IoU of each evaluation that are kept as well", ">= 0")
+    on_error: str = free("stop", "what a run does when a checkpoint cannot be written", "stop|continue")
 
 
 @dataclasses.dataclass
@@ -206,14 +209,27 @@ def changed_fixed(old: dict[str, Any], new: RunConfig) -> list[tuple[str, Any, A
     """Settings declared `fixed` whose value differs from a recorded run's: (name, recorded value, new value).
 
     Args:
-        old: what `flatten` gave for the recorded run.
+        old: what `flatten` gave for the recorded run. A setting that it lacks is younger than the run, which had the
+            default of it: only another value is a change.
         new: the configuration asked for now.
     """
-    current = {name: value for name, value, field in walk(new) if field.metadata.get("resume") == "fixed"}
-    names = [n for n in current if n not in old or old[n] != current[n]]
-    still_there = {name for name, _, _ in walk(new)}
-    gone = [n for n in old if n.startswith("phases.") and n not in still_there]
-    return [(n, old.get(n), current.get(n)) for n in names + gone]
+    gone = [n for n in old if n.startswith("phases.") and n.split(".")[1] not in new.phases]
+    return _changed(old, new, "fixed") + [(n, old[n], None) for n in gone]
+
+
+def changed_free(old: dict[str, Any], new: RunConfig) -> list[tuple[str, Any, Any]]:
+    """As `changed_fixed`, of the settings that a resumed run may change."""
+    return _changed(old, new, "free")
+
+
+def _changed(old: dict[str, Any], new: RunConfig, resume: str) -> list[tuple[str, Any, Any]]:
+    current = [(name, value, field) for name, value, field in walk(new) if field.metadata["resume"] == resume]
+    changed = [(n, v) for n, v, field in current if (old[n] if n in old else _default(field)) != v]
+    return [(name, old.get(name), value) for name, value in changed]
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def flatten(config: RunConfig) -> dict[str, Any]:

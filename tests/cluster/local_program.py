@@ -10,11 +10,10 @@ from actors.collector import Collector
 from actors.scenes.suite import held_out_suite
 from cluster.config_loading import load_config
 from cluster.fleet import Totals
-from cluster.program import Program, provenance
+from cluster.program import Program, open_checkpoints, provenance
 from cluster.replay_writer import disk_limits
 from cluster.run_directory import MetricsLog, RunDirectory
 from common.identity import PolicyVersion, weights_sha256
-from learner.checkpoint import Checkpoints
 from replay.store import open_store
 
 
@@ -98,7 +97,7 @@ def local_program(config, eager=True):
             name,
             provenance(config, directory),
         )
-        checkpoints = Checkpoints(directory.path / "checkpoints", config.checkpoint.keep)
+        checkpoints = open_checkpoints(config, directory)
         fleet = LocalFleet(collector, eager)
         yield Program(config, directory, store, fleet, held_out_suite(config), checkpoints, metrics)
         metrics.close()
