@@ -60,6 +60,7 @@ LINKED = {
     "phases.ppo.imitation.batch_size",
     "phases.ppo.imitation.rows_per_episode",
     "evaluation.hybrid_near",
+    "replay.slow_free_bytes",
 }
 BOUNDED = [
     (name, field.metadata["allowed"])
@@ -125,6 +126,8 @@ def test_every_bound_holds_and_its_error_names_the_setting(name, allowed):
             lambda c: put(c, "evaluation.hybrid_far", 0.05),
             r"evaluation\.hybrid_far = 0\.05: .* >= evaluation\.hybrid_near",
         ),
+        (lambda c: put(c, "replay.slow_free_bytes", 0), r"slow_free_bytes = 0: .* least replay\.stop_free_bytes"),
+        (lambda c: put(c, "replay.error_band", 1.0), r"error_band = 1\.0: allowed is 0 where"),
     ],
 )
 def test_settings_that_do_not_fit_each_other_are_refused(change, message):

@@ -167,5 +167,5 @@ def test_the_folder_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERVOFLEET_CACHE", "/fast/disk")
     assert default_folder() == Path("/fast/disk")
     monkeypatch.delenv("SERVOFLEET_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/home/x/.cache")
-    assert replay.disk_cache.default_folder() == Path("/home/x/.cache/servofleet/segments")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/of/somebody/.cache")
+    assert replay.disk_cache.default_folder() == Path("/of/somebody/.cache/servofleet/segments")
