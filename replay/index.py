@@ -138,8 +138,9 @@ class Index:
             found = dict(db.execute("SELECT name, value FROM about"))
             if found and found != about:
                 raise sqlite3.DatabaseError("index of another store or version")
-            with db:
-                db.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", about.items())
+            if not found:  # who only reads leaves the file as it is
+                with db:
+                    db.executemany("INSERT INTO about VALUES (?, ?)", about.items())
         except sqlite3.Error:
             db.close()
             raise
@@ -153,7 +154,7 @@ class Index:
         """Whether the file is the one that `close` left. SQLite notices a damaged page only sometimes, and a damaged
         number in it never.
         """
-        if self._path is None or self._sum is None or self._path.with_name(self._path.name + "-wal").exists():
+        if self._path is None or self._sum is None:
             return False
         try:
             return self._sum.read_text() == _sum_of(self._path)

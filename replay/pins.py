@@ -207,7 +207,7 @@ def read_pin(where: Where, name: str) -> Pin:
             for writer, count in raw["position"].items()
         }
         # These two are younger than the format.
-        kinds = raw.get("kinds") and tuple(text(f"kind in pin {path}", k) for k in raw["kinds"])
+        kinds = None if raw.get("kinds") is None else tuple(text(f"kind in pin {path}", k) for k in raw["kinds"])
         min_round = whole(f"min_round in pin {path}", raw.get("min_round", 0))
         created = real(f"created_at in pin {path}", raw["created_at"])
         return Pin(PurePosixPath(name).stem, position, phases, raw["reason"], created, kinds, min_round)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from common.episode import FIELDS, SCHEMA_VERSION, Episode, EpisodeMeta
 from common.errors import StoreError, bad_value
+from replay.checks import MAX_BYTES
 from replay.layout import FORMAT_VERSION, SEGMENT_FORMAT, ArraySpec, Signature, plan
 from replay.mapping import address_of, map_file
 from replay.segment_files import shard_index
@@ -99,6 +100,8 @@ class Segment:
             if own != expected:
                 raise StoreError(bad_value(f"format of segment {path}", own, str(expected)))
             self.signature: Signature = {n: tuple(s) for n, s in attributes["fields"].items()}
+            if any(type(d) is not int or not 0 <= d <= MAX_BYTES for s in self.signature.values() for d in s):
+                raise StoreError(bad_value(f"fields of segment {path}", self.signature, "names and their shapes"))
             self.attributes: dict[str, Any] = attributes
             metadata = root["consolidated_metadata"]["metadata"]
             self._specs, self._array_of = _layout(tuple(self.signature.items()))

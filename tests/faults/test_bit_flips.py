@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import secrets
 import shutil
+import sqlite3
 from pathlib import Path
 
 import pytest
-from damage import make_store, use
+from damage import episode_of, make_store, use
 
 from common.errors import StoreError
 from common.rng import Purpose, philox
@@ -98,16 +99,42 @@ def test_a_damaged_index_is_built_anew(good: Path, tmp_path: Path) -> None:
         assert named_by(good) == ""
 
 
-def test_a_whole_index_is_used_again(good: Path, tmp_path: Path) -> None:
+def test_an_index_whose_numbers_were_changed_is_built_anew(good: Path, tmp_path: Path) -> None:
+    """SQLite itself takes such a file for whole."""
     index = tmp_path / "index.sqlite"
-    store = open_store(good, index_path=index)
+    assert use(good, index) == []
+    with sqlite3.connect(index) as db:
+        db.execute("UPDATE episodes SET sha256 = 'x', rows = rows + 1, valid_rows = 0")
+    db.close()
+    assert use(good, index) == []
+
+
+def test_a_whole_index_is_used_again_and_one_that_was_not_closed_is_not(good: Path, tmp_path: Path) -> None:
+    root, index = tmp_path / "s", tmp_path / "index.sqlite"
+    shutil.copytree(good, root)
+    shown = 0
+    for more in (0, 1, 0):
+        store = open_store(root, "a", index_path=index)
+        assert len(store.select()) == shown  # without a refresh
+        if more:
+            writer = store.writer("x")
+            writer.append(episode_of(0))
+            writer.close()
+        store.refresh()
+        shown = len(store.select())
+        store.close()
+    assert shown == 3
+    store = open_store(root, "a", index_path=index)
+    assert len(store.select()) == 3
+    writer = store.writer("x")
+    writer.append(episode_of(3))
+    writer.close()
     store.refresh()
+    killed = tmp_path / "killed.sqlite"  # its file as it would be if the reader died now
+    for suffix in ("", "-wal", "-shm", ".sum"):
+        if (part := index.with_name(index.name + suffix)).exists():
+            shutil.copyfile(part, killed.with_name(killed.name + suffix))
     store.close()
-    store = open_store(good, index_path=index)
-    assert len(store.select()) == 2  # without a refresh
-    store.close()
-    # One that its process did not close may lack what its log held.
-    index.with_name("index.sqlite.sum").unlink()
-    store = open_store(good, index_path=index)
+    store = open_store(root, index_path=killed)
     assert store.select() == []
     store.close()
