@@ -100,7 +100,7 @@ def _pin_or_sweep(root: str, barrier: Any, out: Any, sweeps: bool) -> None:
 
 def test_a_pin_that_races_a_sweep_holds_everything_or_is_refused(tmp_path: Path) -> None:
     seen = set()
-    for k in range(8):
+    for k in range(4):
         store = filled(tmp_path / f"{k}", 6)
         bury(store)
         barrier, out = FORK.Barrier(2), FORK.Queue()
