@@ -32,6 +32,7 @@ class Cut:
         config: every setting by dotted name.
         versions: of this code and the libraries.
         learner_restarts: learners that died and were replaced.
+        init_from: where the first weights came from; empty for random ones.
     """
 
     phase: int = 0
@@ -51,6 +52,7 @@ class Cut:
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
     learner_restarts: int = 0
+    init_from: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def cut_of(state: Mapping[str, Any]) -> Cut:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from pathlib import Path
 from typing import Any
 
 from actors.tasks import split
@@ -22,6 +23,7 @@ from cluster.program import Program, build_program
 from cluster.report import write_final_report
 from cluster.rounds import make_rounds
 from cluster.run_directory import RunDirectory
+from cluster.starting_weights import starting_weights
 from cluster.versions import versions
 from common.config import PhaseConfig, RunConfig, flatten
 from common.errors import CheckpointError
@@ -68,7 +70,10 @@ class Run:
                 )
             # Opened before the first cut, which then names the MLflow run that every resume continues.
             self.program.tracker_run_id = self.program.tracker.run_id
+            if start := starting_weights(self.config):
+                self.weights, self.cut.init_from = start.weights, start.facts
             self.save(pin=True)
+            self._note_start()
             return
         number, arrays, state, complaints = found
         for complaint in complaints:
@@ -95,6 +100,7 @@ class Run:
                 self.display.say(line)
             self.weights = self.rounds.learner.get_weights()
         self.display.say(f"resuming from checkpoint {number}: {self.where()}")
+        self._note_start()
 
     def where(self) -> str:
         """The cut in words."""
@@ -180,6 +186,14 @@ class Run:
         """Let the checkpoint under way reach the disk."""
         self.saver.close()
 
+    def _note_start(self) -> None:
+        """The first row says where the weights came from; a run that was killed before it is resumed to it."""
+        facts = self.cut.init_from
+        if facts and not self.program.metrics.position:
+            self.log({"phase": "init_from", **facts})
+            self.program.tracker.tags({f"init_from.{name}": str(value) for name, value in facts.items()})
+            self.display.say(f"starting with the weights {facts['sha256'][:12]} of {facts['source']}")
+
     def _enter_phase(self) -> None:
         name = self.config.schedule[self.cut.phase]
         learner = build_learner(self.config, name)
@@ -255,6 +269,8 @@ def train(config: RunConfig, display: Display) -> dict[str, Any]:
     Raises:
         ServofleetError: one line that names what is wrong.
     """
+    if not (Path(config.dir) / "config.json").exists():
+        starting_weights(config)  # what is refused must not be on record as the run's setting
     with RunDirectory(config) as directory:
         finished = directory.path / "report.json"
         if finished.exists():

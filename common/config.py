@@ -121,6 +121,7 @@ class RunConfig:
     ray_address: str = free("", "address of a Ray cluster; empty starts one on this machine")
     schedule: list[str] = fixed(["il", "value_warmup", "ppo", "sil", "ppo_smooth"], "phases in order")
     phases: dict[str, PhaseConfig] = fixed({}, "the phases by name")
+    init_from: str = fixed("", "weights to start with: a run directory, RUN@PHASE or an export folder; empty: random")
     network: NetworkConfig = fixed(NetworkConfig, "the policy network")
     scenes: SceneConfig = fixed(SceneConfig, "what scenes are drawn from")
     env: EnvConfig = fixed(EnvConfig, "the servo environment")

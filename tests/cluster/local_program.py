@@ -30,6 +30,7 @@ class LocalFleet:
     """
 
     size = healthy = 1
+    broadcast_s = 0.0
 
     def __init__(self, collector, eager=True):
         self.totals, self.log, self.eager = Totals(), [], eager
