@@ -26,10 +26,10 @@ from cluster.run_directory import RunDirectory
 from cluster.starting_weights import starting_weights
 from cluster.versions import versions
 from common.config import PhaseConfig, RunConfig, flatten
-from common.errors import CheckpointError
+from common.errors import CheckpointError, LearnerLostError
 from common.identity import PolicyVersion, weights_sha256
 from common.networks.servo_net import initial_weights, restarted_weights
-from learner.checkpoint import Score
+from learner.checkpoint import Arrays, Score
 from learner.learners import build_learner
 
 
@@ -75,7 +75,10 @@ class Run:
             self.save(pin=True)
             self._note_start()
             return
-        number, arrays, state, complaints = found
+        self._go_on_from(*found)
+
+    def _go_on_from(self, number: int, arrays: Arrays, state: dict[str, Any], complaints: list[str]) -> None:
+        """Be where a checkpoint is."""
         for complaint in complaints:
             self.display.say(f"broken checkpoint: {complaint}")
         self.saver.number = max(number, *self.program.checkpoints.numbers())  # the next one goes behind a broken one
@@ -137,7 +140,37 @@ class Run:
         self._saved = time.monotonic()
 
     def run_phase(self) -> None:
-        """Train the current phase to its end and hand its weights on."""
+        """Train the current phase to its end and hand its weights on; or, if its learner is lost, be at the last cut
+        with a fresh one.
+
+        Raises:
+            LearnerLostError: if more learners were lost than `learner.max_restarts`.
+        """
+        try:
+            self._train_phase()
+        except LearnerLostError as error:
+            self._replace_learner(error)
+
+    def _replace_learner(self, error: LearnerLostError) -> None:
+        """Go on from the last cut with a fresh learner and the collectors that are there."""
+        began, restarts = time.perf_counter(), self.cut.learner_restarts + 1
+        if restarts > self.config.learner.max_restarts:
+            limit = f"learner.max_restarts = {self.config.learner.max_restarts}"
+            raise LearnerLostError(f"{limit} is used up; last: {error}") from error
+        self.display.say(f"learner lost: {error}")
+        rounds, self.rounds, self._score = self.rounds, None, None
+        if rounds is not None:
+            rounds.learner.close()
+        self.saver.settle()
+        self.program.fleet.drain(self.display.tick)
+        found = self.program.checkpoints.latest()
+        if found is None:
+            raise error
+        self._go_on_from(*found)
+        self.cut.learner_restarts = restarts
+        self.display.say(f"learner replaced in {time.perf_counter() - began:.1f} s; replaced so far: {restarts}")
+
+    def _train_phase(self) -> None:
         name = self.config.schedule[self.cut.phase]
         phase = self.config.phases[name]
         if self.rounds is None:
@@ -163,6 +196,14 @@ class Run:
             if self.cut.round < rounds.total_rounds and (self._due() or self._is_best()):
                 self.save(wait=False)
         self._leave_phase(name, phase)
+
+    def evaluate_baselines(self) -> None:
+        """Evaluate the controllers to compare with that the cut has no numbers of."""
+        missing = [b for b in self.config.evaluation.baselines if b not in self.cut.stages]
+        for baseline in missing:
+            self.evaluate(baseline, baseline)
+        if missing:
+            self.save()
 
     def evaluate(self, stage: str, policy: str) -> None:
         """Evaluate on the whole suite; the metrics become part of the cut."""
@@ -207,6 +248,8 @@ class Run:
         self.rounds = make_rounds(self.program, name, learner, self.cut.lineage)
 
     def _leave_phase(self, name: str, phase: PhaseConfig) -> None:
+        assert self.rounds is not None
+        self.rounds.learner.close()
         self.rounds = None
         self.cut.phase += 1
         self.cut.round = self.cut.samples = 0
@@ -281,12 +324,9 @@ def train(config: RunConfig, display: Display) -> dict[str, Any]:
             contextlib.closing(Run(program, display)) as run,
         ):
             run.restore()
-            missing = [b for b in config.evaluation.baselines if b not in run.cut.stages]
-            for baseline in missing:
-                run.evaluate(baseline, baseline)
-            if missing:
-                run.save()
             while True:
+                # Within the loop, because the last cut may be from before anything in it.
+                run.evaluate_baselines()
                 if run.cut.pending:
                     run.evaluate(run.cut.pending, "learned")
                     run.cut.pending = ""

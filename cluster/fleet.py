@@ -127,6 +127,19 @@ class Fleet:
         """`start` and `wait`."""
         return self.wait(self.start(tasks, weights))
 
+    def drain(self, on_poll: Callable[[], None] | None = None) -> None:
+        """Drop what is queued and wait for what is under way; nobody waits for its results any more.
+
+        Raises:
+            FleetError: as `wait`.
+        """
+        while self._queue or self._busy:
+            # Again each time, for what a dying collector had under way is queued anew.
+            self._queue.clear()
+            self.poll(_POLL_S)
+            if on_poll is not None:
+                on_poll()
+
     def poll(self, timeout_s: float) -> None:
         """Collect results, replace the dead and the hung, hand out queued tasks."""
         if self._busy:

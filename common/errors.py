@@ -35,6 +35,10 @@ class TrainingError(ServofleetError):
     """A learner cannot go on: a loss or a gradient is not finite, or an update came back empty."""
 
 
+class LearnerLostError(TrainingError):
+    """A learner's process or device failed; what it learned since the last checkpoint is lost, and no more."""
+
+
 class StaleFrameError(ServofleetError):
     """A renderer answered with a frame of another pose than the one asked for."""
 

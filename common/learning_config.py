@@ -122,3 +122,4 @@ class LearnerConfig:
     max_skipped: int = free(
         3, "updates in a row with a loss or gradient that is not finite, before the run stops", "> 0"
     )
+    max_restarts: int = free(3, "learners replaced after their process or device failed, before the run stops", ">= 0")

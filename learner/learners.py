@@ -18,12 +18,13 @@ import numpy as np
 import ray
 import torch
 from numpy.typing import NDArray
+from ray.exceptions import RayActorError, RayTaskError
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.learner.learner_group import LearnerGroup
 
 from common.config import PhaseConfig, RunConfig
 from common.episode import Episode
-from common.errors import CheckpointError, ConfigError, ServofleetError, TrainingError, bad_value
+from common.errors import CheckpointError, ConfigError, LearnerLostError, ServofleetError, TrainingError, bad_value
 from common.networks.servo_net import ServoNet, Weights
 from common.rng import Purpose, derived_seed
 from learner import imitation, ppo, self_imitation
@@ -36,6 +37,9 @@ from learner.module import module_spec
 
 Metrics = dict[str, float]
 T = TypeVar("T")
+
+# What a fresh learner may not meet again: memory that was short, a device that failed.
+_DEVICE_ERRORS = (torch.OutOfMemoryError, torch.AcceleratorError)
 
 _LOG = logging.getLogger("servofleet.learner")
 
@@ -151,18 +155,31 @@ class PhaseLearner:
         return None
 
     def _tell(self, function: Callable[..., T], **arguments: Any) -> list[T]:
-        """What `function` of every learner gives."""
+        """What `function` of every learner gives.
+
+        Raises:
+            LearnerLostError: if the process of one died, or its device failed.
+            TrainingError: if one failed otherwise; a fresh learner would fail again.
+        """
         if self._engine.num_learners == 0:
-            return [function(self._learner, **arguments)]
+            try:
+                return [function(self._learner, **arguments)]
+            except _DEVICE_ERRORS as e:
+                raise LearnerLostError(f"the learner's device failed: {_line(e)}") from e
         # Put once, not once per learner; on one node they share the memory.
         call = partial(_with_arguments, function=function, arguments=ray.put(arguments))
         results = list(self._group.foreach_learner(call))
-        for result in results:
-            if not result.ok:
-                error = result.get()
-                raise error if isinstance(error, ServofleetError) else TrainingError(f"a learner died: {error}")
-        if len(results) < self._engine.num_learners:
-            raise TrainingError(f"{len(results)} of {self._engine.num_learners} learners answered: the others died")
+        errors = [result.get() for result in results if not result.ok]
+        # When one dies, the others' sums over all fail too, with an error of their own that says less.
+        lost = [e for e in errors if isinstance(e, (RayActorError, *_DEVICE_ERRORS))]
+        if lost or len(results) < self._engine.num_learners:
+            cause = f": {_line(lost[0])}" if lost else ""
+            answered = len(results) - len(errors)
+            raise LearnerLostError(
+                f"{answered} of {self._engine.num_learners} learners answered: the others died{cause}"
+            )
+        for error in errors:
+            raise error if isinstance(error, ServofleetError) else TrainingError(f"a learner failed: {_line(error)}")
         return [result.get() for result in results]
 
     def _ask(self, function: Callable[..., T]) -> T:
@@ -258,6 +275,11 @@ class SelfImitationPhase(PhaseLearner):
             minibatch=min(settings.minibatch, n),
         )
         return metrics | {"rows": float(n)}
+
+
+def _line(error: Exception) -> str:
+    cause = error.cause if isinstance(error, RayTaskError) else error  # Ray's copy has the remote traceback in its text
+    return f"{type(cause).__name__}: {(str(cause).strip().splitlines() or [''])[0]}"
 
 
 _NAMED = 8  # ids in a line of the log

@@ -1,10 +1,16 @@
 """A run's program without Ray: one real collector that works in this process, when it is told to."""
 
+import atexit
 import collections
 import contextlib
 import copy
 import dataclasses
 import functools
+import shutil
+import tempfile
+from pathlib import Path
+
+from mlflow.tracking import MlflowClient
 
 from actors.collector import Collector
 from actors.scenes.suite import held_out_suite
@@ -30,6 +36,7 @@ class LocalFleet:
     """
 
     size = healthy = 1
+    broadcast_s = 0.0
     broadcast_s = 0.0
 
     def __init__(self, collector, eager=True):
@@ -57,6 +64,9 @@ class LocalFleet:
     def poll(self, timeout_s):
         assert timeout_s == 0.0
 
+    def drain(self, on_poll=None):
+        self._queue.clear()
+
     @property
     def idle(self):
         return not self._queue
@@ -67,6 +77,21 @@ class LocalFleet:
             for task in work.tasks:
                 work.results.append(self._collector.run(task, work.weights))
                 self.totals.add(work.results[-1])
+
+
+@functools.cache
+def _empty_record():
+    folder = Path(tempfile.mkdtemp(prefix="servofleet-tests-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db").search_experiments()
+    return folder / "mlflow.db"
+
+
+def with_record(path):
+    """A run directory whose MLflow tables are there; making them takes seconds, and they are the same every time."""
+    path.mkdir(parents=True)
+    shutil.copy(_empty_record(), path / "mlflow.db")
+    return path
 
 
 @functools.cache

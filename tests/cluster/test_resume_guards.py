@@ -6,7 +6,7 @@ import json
 import shutil
 
 import pytest
-from local_program import local_program, small_config
+from local_program import local_program, small_config, with_record
 from test_cut_saver import Said
 
 from cluster.cut import Cut, cut_of, other_versions
@@ -95,7 +95,7 @@ def test_a_run_without_its_record_is_not_begun_anew(tmp_path, left):
 
 
 def test_emptied_checkpoints_are_refused_where_metrics_are_and_nothing_is_cut_off(tmp_path):
-    settings = small_config(tmp_path / "run")
+    settings = small_config(with_record(tmp_path / "run"))
     with local_program(settings) as program:
         run = Run(program, Said())
         run.restore()
@@ -110,17 +110,16 @@ def test_emptied_checkpoints_are_refused_where_metrics_are_and_nothing_is_cut_of
 
 
 def test_a_run_killed_before_its_first_checkpoint_begins_again(tmp_path):
-    settings = small_config(tmp_path / "run")
-    for _ in range(2):
-        with local_program(settings) as program:
-            pass
+    settings = small_config(with_record(tmp_path / "run"))
+    with local_program(settings):
+        pass
     with local_program(settings) as program:
         Run(program, Said()).restore()
         assert program.checkpoints.numbers() == [1]
 
 
 def test_a_resume_says_what_it_changes_and_what_it_runs_with_now(tmp_path):
-    settings = small_config(tmp_path / "run")
+    settings = small_config(with_record(tmp_path / "run"))
     with local_program(settings) as program:
         run = Run(program, Said())
         run.restore()
