@@ -175,11 +175,13 @@ def test_without_a_compiler_the_encoder_runs_uncompiled_and_says_so_once(monkeyp
             learner.update(data_for("il"))
     for cached in (acceleration.why_not_compile, acceleration._say_once):
         cached.cache_clear()
+    torch._dynamo.reset()
     assert distance(plain, other) == 0.0
     assert caplog.text.count("cannot compile") == 1
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)  # a busy machine compiles for minutes
 def test_a_compiled_encoder_learns_the_same():
     plain, other = learner_with("il"), learner_with("il", compile=True)
     assert not acceleration.why_not_compile("cpu")
@@ -195,7 +197,7 @@ def test_fused_and_plain_optimisers_resume_from_each_other(fused):
     arrays, state = learner.state()
     other = learner_with("ppo", fused="off" if fused == "on" else "on")
     other.load_state(arrays, state)
-    assert other._learner.optimizer.defaults["fused"] is (fused == "off")
+    assert all(g["fused"] is (fused == "off") for g in other._learner.optimizer.param_groups)
     alike(learner, data_for("ppo", 1))
     alike(other, data_for("ppo", 1))
     assert 0.0 <= distance(learner, other) < 1e-5
