@@ -9,6 +9,7 @@ import pytest
 from local_program import local_program, small_config, with_record
 from test_cut_saver import Said
 
+import cluster.cut
 from cluster.cut import Cut, cut_of, other_versions
 from cluster.driver import Run
 from cluster.run_directory import RunDirectory
@@ -118,7 +119,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(tmp_path):
         assert program.checkpoints.numbers() == [1]
 
 
-def test_a_resume_says_what_it_changes_and_what_it_runs_with_now(tmp_path):
+def test_a_resume_says_what_it_changes_and_what_it_runs_with_now(tmp_path, monkeypatch):
     settings = small_config(with_record(tmp_path / "run"))
     with local_program(settings) as program:
         run = Run(program, Said())
@@ -133,6 +134,15 @@ def test_a_resume_says_what_it_changes_and_what_it_runs_with_now(tmp_path):
         run.restore()
         assert "setting fleet.collectors was 2, now 5 (allowed)" in run.display.lines
         assert not any("warning" in line for line in run.display.lines) and run.cut.learner_restarts == 2
+    monkeypatch.setattr(cluster.cut, "versions", lambda: versions() | {CODE: "9.9.9+fff", "torch": "3.0"})
+    with local_program(settings) as program:
+        run = Run(program, Said())
+        run.restore()
+        warnings = [line for line in run.display.lines if line.startswith("warning: ")]
+        assert [w.split(":")[1].strip() for w in warnings] == [
+            f"{CODE} was {versions()[CODE]}, now 9.9.9+fff",
+            f"torch was {versions()['torch']}, now 3.0",
+        ]
 
 
 def test_other_versions_are_named_with_both():
