@@ -166,3 +166,15 @@ def test_split_covers_every_environment_once():
             assert len(cut) == min(envs, shards)
             sizes = [t.num_envs for t in cut]
             assert max(sizes) - min(sizes) <= 1
+
+
+def test_draining_drops_the_queue_and_leaves_the_collectors(make, tmp_path):
+    """Of many tasks those under way end, even one whose collector dies; nothing is left, and new work is done."""
+    (tmp_path / "kill-0").touch()
+    fleet = make(collectors=1)
+    work = fleet.start(tasks(6))
+    while not fleet._busy:
+        fleet.poll(0.02)
+    fleet.drain()
+    assert not fleet._queue and not fleet._busy and not work.done
+    assert len(fleet.run(tasks(2))) == 2
