@@ -44,9 +44,9 @@ def why_not_compile(device: str) -> str:
         # The graph's code must be its own: one that another process has compiled and kept would prove nothing here.
         torch.compile(lambda v: (v.sin() * 3.25).relu().sum(), fullgraph=True)(x).backward()
     except (RuntimeError, OSError) as e:
-        # Dynamo's, Inductor's and the compiler's errors are all RuntimeErrors.
-        lines = [line.strip() for line in str(e).splitlines() if line.strip()]
-        return lines[0] if lines else type(e).__name__
+        # Dynamo's, Inductor's and the compiler's errors are all RuntimeErrors; the innermost says what is wrong.
+        inner = getattr(e, "inner_exception", None) or e
+        return " ".join(f"{type(inner).__name__}: {inner}".split())[:300]
     return ""
 
 

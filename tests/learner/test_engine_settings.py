@@ -163,21 +163,21 @@ def test_heads_and_losses_stay_float32(precision):
     assert seen == {"conv": low, "z": torch.float32, "twist": torch.float32, "noise": torch.float32}
 
 
-def test_without_a_compiler_the_encoder_runs_uncompiled_and_says_so_once(monkeypatch, caplog):
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/nowhere/c++",))
-    monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
-    for cached in (acceleration.why_not_compile, acceleration._say_once):
-        cached.cache_clear()
-    with caplog.at_level(logging.WARNING, "servofleet.learner"):
-        plain, other = learner_with("il"), learner_with("il", compile=True)
-        again = learner_with("il", compile=True)
+def test_without_a_compiler_the_encoder_runs_uncompiled_and_says_so_once(caplog):
+    def forget():
+        acceleration.why_not_compile.cache_clear()
+        acceleration._say_once.cache_clear()
+        torch._dynamo.reset()
+
+    forget()
+    nowhere = torch._inductor.config.patch({"force_disable_caches": True, "cpp.cxx": ("/nowhere/c++",)})
+    with caplog.at_level(logging.WARNING, "servofleet.learner"), nowhere:
+        plain, other, again = (learner_with("il", compile=c) for c in (False, True, True))
         for learner in (plain, other, again):
             learner.update(data_for("il"))
-    for cached in (acceleration.why_not_compile, acceleration._say_once):
-        cached.cache_clear()
-    torch._dynamo.reset()
+    forget()
     assert distance(plain, other) == 0.0
-    assert caplog.text.count("cannot compile") == 1
+    assert caplog.text.count("cannot compile") == 1 and "InvalidCxxCompiler" in caplog.text
 
 
 @pytest.mark.slow
