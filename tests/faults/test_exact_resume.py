@@ -22,7 +22,7 @@ from common.rng import Purpose, philox
 from learner.checkpoint import Checkpoints
 from replay.inspect import content_sha256
 
-pytestmark = [pytest.mark.faults, pytest.mark.slow]
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(3600)]
 
 SEED, KILLS, DEADLINE_S = 20261121, 20, 300
 
@@ -55,16 +55,17 @@ def kill_at(path, rows, pause_s):
     phase, or "" if there is no row.
     """
     with start(path) as process:
-        deadline = time.monotonic() + DEADLINE_S
-        while len(rows_of(path)) < rows:
-            assert process.poll() is None, Path(f"{path}.log").read_text()[-3000:]
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        time.sleep(pause_s)
-        # The last moments may come after the end of a short run.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait(30)
+        try:
+            deadline = time.monotonic() + DEADLINE_S
+            while len(rows_of(path)) < rows:
+                assert process.poll() is None, Path(f"{path}.log").read_text()[-3000:]
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            time.sleep(pause_s)
+        finally:
+            # The last moments may come after the end of a short run.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
     found = rows_of(path)
     return found[-1]["phase"] if found else ""
 
