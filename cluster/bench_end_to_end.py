@@ -62,6 +62,7 @@ def _measure(config: RunConfig, program: Program, repeats: int) -> list[dict[str
         began = time.perf_counter()
         program.fleet.run(rounds.next_tasks(round + 1, version), weights)
         collected = time.perf_counter()
+        program.store.refresh()
         rounds.update(rounds.groups(round), lambda: None, lambda: None)
         learned = time.perf_counter()
         # The round after the one collected above, so that nothing is done twice.

@@ -33,6 +33,7 @@ class Cut:
         versions: of this code and the libraries.
         learner_restarts: learners that died and were replaced.
         init_from: where the first weights came from; empty for random ones.
+        data: the store that imitation draws from, and what it showed; empty where the run collects.
     """
 
     phase: int = 0
@@ -53,6 +54,7 @@ class Cut:
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
     learner_restarts: int = 0
     init_from: dict[str, Any] = dataclasses.field(default_factory=dict)
+    data: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def cut_of(state: Mapping[str, Any]) -> Cut:

@@ -24,6 +24,7 @@ from cluster.report import write_final_report
 from cluster.rounds import make_rounds
 from cluster.run_directory import RunDirectory
 from cluster.starting_weights import starting_weights
+from cluster.stored_data import check_data, go_on_with, note_data
 from cluster.versions import versions
 from common.config import PhaseConfig, RunConfig, flatten
 from common.errors import CheckpointError, LearnerLostError
@@ -72,6 +73,8 @@ class Run:
             self.program.tracker_run_id = self.program.tracker.run_id
             if start := starting_weights(self.config):
                 self.weights, self.cut.init_from = start.weights, start.facts
+            if self.program.data is not None:
+                self.cut.data = note_data(self.program.data)
             self.save(pin=True)
             self._note_start()
             return
@@ -90,6 +93,8 @@ class Run:
         self.program.metrics.truncate(self.cut.metrics_bytes)
         self.program.tracker_run_id = self.cut.mlflow_run_id or None
         self.program.store.refresh()
+        if self.program.data is not None:
+            go_on_with(self.program.data, self.cut.data)
         behind = {w: s for w, s in self.cut.store_position.items() if self.program.store.position().get(w, -1) < s}
         if behind:
             raise CheckpointError(f"the replay store lacks records that checkpoint {number} has seen: {behind}")
@@ -313,7 +318,9 @@ def train(config: RunConfig, display: Display) -> dict[str, Any]:
         ServofleetError: one line that names what is wrong.
     """
     if not (Path(config.dir) / "config.json").exists():
-        starting_weights(config)  # what is refused must not be on record as the run's setting
+        # What is refused must not be on record as the run's setting.
+        starting_weights(config)
+        check_data(config)
     with RunDirectory(config) as directory:
         finished = directory.path / "report.json"
         if finished.exists():

@@ -11,11 +11,11 @@ from typing import Any
 from actors.tasks import Task, TaskResult
 from cluster.fleet import Weights, Work
 from cluster.pace import Pace
-from cluster.phase_rounds import Rounds, Row, round_to, slowed_s
+from cluster.phase_rounds import Rounds, Row, dagger_rows, slowed_s
 from cluster.program import Program
 from common.errors import TrainingError
 from common.identity import PolicyVersion
-from common.schedules import dagger_share, first_dagger_round
+from common.schedules import first_dagger_round
 from learner.batches import IMITATION_FIELDS
 from learner.learners import PhaseLearner
 from replay.drawing import Batch
@@ -23,13 +23,54 @@ from replay.prefetch import Prefetcher
 from replay.samplers import Group, UniformSampler
 
 
-class ImitationRounds(Rounds):
-    """Stage 1. What is collected meanwhile is drawn from by the next round, so no draw depends on who is faster."""
+class ImitationUpdates(Rounds):
+    """A round's gradient steps, wherever their rows come from."""
 
     def __init__(self, program: Program, name: str, learner: PhaseLearner, lineage: int) -> None:
         super().__init__(program, name, learner, lineage)
         self._updates = self._phase.imitation.updates_per_round
-        self._sampler = UniformSampler(program.store, program.config.seed, IMITATION_FIELDS)
+        store = program.store if program.data is None else program.data
+        self._sampler = UniformSampler(store, program.config.seed, IMITATION_FIELDS)
+
+    def update(self, groups: list[Group], tick: Callable[[], None], hold: Callable[[], None]) -> Row:
+        """A round's gradient steps, on what the store shows; `hold` returns when the next batch may be drawn."""
+        found, sampling, held = dict[str, list[float]](), 0.0, 0.0
+        first = int(self._sampler.state()["next"])
+        with contextlib.closing(self._batches(groups)) as batches:
+            for step in range(first, first + self._updates):
+                clock = time.perf_counter()
+                hold()
+                drew = time.perf_counter()
+                batch = next(batches)
+                held, sampling = held + drew - clock, sampling + time.perf_counter() - drew
+                ids = functools.partial(self._sampler.episode_ids, groups, step)
+                for key, value in self.learner.update(batch, ids).items():
+                    found.setdefault(key, []).append(float(value))
+                # Between updates the driver hands out queued tasks, so that no collector idles for a whole round.
+                self._program.fleet.poll(0.0)
+                tick()
+        # Seconds add up; the rest are means over the updates that have it: one that was skipped has no loss.
+        row: Row = {k: sum(v) if k.endswith("_s") else sum(v) / len(v) for k, v in found.items()}
+        samples = self._updates * self._phase.imitation.batch_size
+        return row | {"samples": samples, "sample_s": sampling, "wait_s": held}
+
+    def _batches(self, groups: list[Group]) -> Generator[Batch, None, None]:
+        """The round's batches. The sampler's cursor ends up behind what was handed out, not behind what was drawn."""
+        depth = self._program.config.replay.prefetch
+        if not depth:
+            for _ in range(self._updates):
+                yield self._sampler.next(groups)
+            return
+        with Prefetcher(self._sampler, groups, lambda batch: batch, depth, self._updates) as ahead:
+            for _ in range(self._updates):
+                yield ahead.next()
+
+
+class ImitationRounds(ImitationUpdates):
+    """Stage 1. What is collected meanwhile is drawn from by the next round, so no draw depends on who is faster."""
+
+    def __init__(self, program: Program, name: str, learner: PhaseLearner, lineage: int) -> None:
+        super().__init__(program, name, learner, lineage)
         self._pace = Pace(program.config, name)
 
     def oldest(self, round: int) -> int:
@@ -56,60 +97,27 @@ class ImitationRounds(Rounds):
             works.extend([fleet.start(tasks, weights)] if tasks else [])
             return bool(tasks)
 
-        def collect_now() -> None:
-            if not collect():
-                raise TrainingError("the limiter lets neither side go on: this is a fault of servofleet")
-            fleet.wait(works[-1], tick)
+        def hold() -> None:
+            while not self._pace.try_draw():
+                if not collect():
+                    raise TrainingError("the limiter lets neither side go on: this is a fault of servofleet")
+                fleet.wait(works[-1], tick)
 
         if round + 1 < self.total_rounds:
             while len(works) < self._pace.ahead and collect():
                 pass
-        row = self.update(groups, tick, collect_now)
+        self._program.store.refresh()
+        row = self.update(groups, tick, hold)
         learned = time.perf_counter()
         results: list[TaskResult] = [r for work in works for r in fleet.wait(work, tick)]
         row["learn_s"] = learned - began - row["sample_s"] - row["wait_s"]
         row["wait_s"] += time.perf_counter() - learned
         return row | {"slowed_s": slowed_s(results)} | self._wait_fractions(waited)
 
-    def update(self, groups: list[Group], tick: Callable[[], None], collect_now: Callable[[], None]) -> Row:
-        """A round's gradient steps, on what is committed; calls `collect_now` while the limiter wants more rows."""
-        self._program.store.refresh()
-        found, sampling, held = dict[str, list[float]](), 0.0, 0.0
-        first = int(self._sampler.state()["next"])
-        with contextlib.closing(self._batches(groups)) as batches:
-            for step in range(first, first + self._updates):
-                clock = time.perf_counter()
-                while not self._pace.try_draw():
-                    collect_now()
-                drew = time.perf_counter()
-                batch = next(batches)
-                held, sampling = held + drew - clock, sampling + time.perf_counter() - drew
-                ids = functools.partial(self._sampler.episode_ids, groups, step)
-                for key, value in self.learner.update(batch, ids).items():
-                    found.setdefault(key, []).append(float(value))
-                # Between updates the driver hands out queued tasks, so that no collector idles for a whole round.
-                self._program.fleet.poll(0.0)
-                tick()
-        # Seconds add up; the rest are means over the updates that have it: one that was skipped has no loss.
-        row: Row = {k: sum(v) if k.endswith("_s") else sum(v) / len(v) for k, v in found.items()}
-        samples = self._updates * self._phase.imitation.batch_size
-        return row | {"samples": samples, "sample_s": sampling, "wait_s": held}
-
     def _wait_fractions(self, before: dict[str, float]) -> dict[str, float]:
         now = self._pace.waits()
         passed = max(now["all"] - before["all"], 1e-9)
         return {f"{side}_wait": (now[side] - before[side]) / passed for side in ("insert", "sample")}
-
-    def _batches(self, groups: list[Group]) -> Generator[Batch, None, None]:
-        """The round's batches. The sampler's cursor ends up behind what was handed out, not behind what was drawn."""
-        depth = self._program.config.replay.prefetch
-        if not depth:
-            for _ in range(self._updates):
-                yield self._sampler.next(groups)
-            return
-        with Prefetcher(self._sampler, groups, lambda batch: batch, depth, self._updates) as ahead:
-            for _ in range(self._updates):
-                yield ahead.next()
 
     def cursors(self) -> dict[str, Any]:
         """State of the sampler and the pace."""
@@ -140,8 +148,7 @@ class ImitationRounds(Rounds):
     def groups(self, round: int) -> list[Group]:
         """What the batches of learning round `round` consist of, given what is collected now."""
         settings = self._phase.imitation
-        share = dagger_share(settings, round, self.total_rounds) if self._pace.has_dagger else 0.0
-        rows_of = {"dagger": round_to(settings.batch_size * share, settings.rows_per_episode)}
+        rows_of = {"dagger": dagger_rows(settings, round, self.total_rounds) if self._pace.has_dagger else 0}
         # The rest, so that two roundings cannot make a batch of another size.
         rows_of["pairs"] = settings.batch_size - rows_of["dagger"]
         each, newest = settings.rows_per_episode, self._pace.collected - 1

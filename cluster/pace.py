@@ -140,5 +140,5 @@ def check_pace(config: RunConfig) -> None:
         ConfigError: as `Pace`, for the first such phase of the schedule.
     """
     for name in config.schedule:
-        if config.phases[name].kind == "imitation":
+        if config.phases[name].kind == "imitation" and not config.replay.train_from:
             Pace(config, name)

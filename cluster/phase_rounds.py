@@ -9,8 +9,9 @@ from typing import Any, Protocol
 from actors.tasks import Task, TaskResult, split
 from cluster.fleet import Weights
 from cluster.program import Program
-from common.config import PhaseConfig
+from common.config import ImitationConfig, PhaseConfig
 from common.identity import PolicyVersion
+from common.schedules import dagger_share
 from learner.learners import PhaseLearner
 
 Row = dict[str, Any]
@@ -66,6 +67,11 @@ def num_rounds(phase: PhaseConfig) -> int:
     if phase.kind == "imitation":
         return math.ceil(phase.samples / (phase.imitation.updates_per_round * phase.imitation.batch_size))
     return math.ceil(phase.samples / (phase.ppo.envs * phase.ppo.steps))
+
+
+def dagger_rows(settings: ImitationConfig, round: int, rounds: int) -> int:
+    """DAgger rows in a batch of one of `rounds` rounds: whole episodes of `rows_per_episode`."""
+    return round_to(settings.batch_size * dagger_share(settings, round, rounds), settings.rows_per_episode)
 
 
 def round_to(value: float, multiple: int) -> int:

@@ -26,7 +26,7 @@ from cluster.fleet import Fleet
 from cluster.pace import check_pace
 from cluster.replay_writer import open_writer, start_replay_writer, store_location
 from cluster.run_directory import MetricsLog, RunDirectory
-from common.config import RunConfig, flatten
+from common.config import RunConfig, evaluates, flatten
 from common.errors import ConfigError, bad_value
 from common.identity import json_sha256
 from learner.checkpoint import Checkpoints
@@ -46,6 +46,7 @@ class Program:
     suite: Suite
     checkpoints: Checkpoints
     metrics: MetricsLog
+    data: Store | None = None  # what imitation draws from instead of collecting
     tracker_run_id: str | None = None
     _tracker: Tracker | None = None
 
@@ -78,28 +79,34 @@ def build_program(config: RunConfig, directory: RunDirectory) -> Iterator[Progra
     import ray
 
     check_pace(config)
-    store = open_run_store(config, directory)
+    store, data = open_run_store(config, directory), open_data(config)
     metrics = MetricsLog(directory.path / "metrics.jsonl")
-    started_here = not ray.is_initialized()
+    # Without collectors one actor evaluates; where nobody acts and the driver learns, Ray is not needed.
+    actors = config.fleet.collectors or int(evaluates(config))
+    started_here = bool(actors or config.learner.num_learners) and not ray.is_initialized()
     if started_here:
         start_ray(config)
     fleet: Fleet | None = None
     writer: Any = None
     try:
-        location = store_location(store_url(config, directory))
+        acting = dataclasses.replace(config.fleet, collectors=actors)
+        url = store_url(config, directory)
+        location = store_location(url) if actors else locate(url, "", "")
         # A cluster may get more nodes later; a Ray of our own has just this one.
         if location.node and (config.ray_address or len(ray.nodes()) > 1):
             writer = start_replay_writer(location, f"w-a{directory.attempt:04d}", config.replay)
-        fleet = Fleet(lambda index: make_collector(config, directory, location, writer, index), config.fleet)
+        fleet = Fleet(lambda index: make_collector(config, directory, location, writer, index), acting)
         checkpoints = open_checkpoints(config, directory)
-        yield Program(config, directory, store, fleet, held_out_suite(config), checkpoints, metrics)
+        yield Program(config, directory, store, fleet, held_out_suite(config), checkpoints, metrics, data)
     finally:
         if fleet is not None:
             fleet.stop()
         if writer is not None:
             ray.kill(writer, no_restart=True)
         metrics.close()
-        store.close()
+        for opened in (store, data):
+            if opened is not None:
+                opened.close()
         if started_here:
             ray.shutdown()
 
@@ -143,6 +150,19 @@ def open_run_store(config: RunConfig, directory: RunDirectory) -> Store:
     if directory.is_new and store.refresh():
         store.close()
         raise ConfigError(bad_value("replay.url", config.replay.url, "a store without episodes where a run starts"))
+    return store
+
+
+def open_data(config: RunConfig) -> Store | None:
+    """The store to train from, for reading, as it is now; None where the run collects for itself.
+
+    Raises:
+        StoreError: if it is no store or cannot be read.
+    """
+    if not config.replay.train_from:
+        return None
+    store = open_store(locate(config.replay.train_from, "", "").url, ram_bytes=config.replay.ram_bytes)
+    store.refresh()
     return store
 
 

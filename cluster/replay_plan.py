@@ -84,6 +84,7 @@ def workload(config: RunConfig) -> list[Work]:
         rounds = num_rounds(phase)
         if phase.kind == "imitation":
             s = phase.imitation
+            rounds = 0 if config.replay.train_from else rounds
             out.append((name, "pairs", rounds * s.scenes_per_round, s.views_per_scene))
             dagger = rounds - math.ceil(s.dagger_start * rounds)
             out.append((name, "dagger", dagger * s.dagger_envs, s.dagger_steps + 1))

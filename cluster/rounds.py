@@ -1,6 +1,7 @@
 """A round of each kind of phase: what is collected, what is learned from it, and what overlaps.
 
-Imitation (`cluster.imitation_rounds`) collects the next round while it learns from those before it; RL and
+Imitation (`cluster.imitation_rounds`) collects the next round while it learns from those before it, or draws from an
+existing store and collects nothing (`cluster.stored_rounds`); RL and
 self-imitation learn from exactly the episodes of the weights that acted, so they collect first. When `learn` returns no
 task is under way, which makes the moment after it a place to cut.
 """
@@ -17,6 +18,7 @@ from cluster.fleet import Weights
 from cluster.imitation_rounds import ImitationRounds
 from cluster.phase_rounds import PhaseRounds, Rounds, Row, slowed_s
 from cluster.program import Program
+from cluster.stored_rounds import StoredRounds
 from common.identity import PolicyVersion
 from common.networks.weights import encoder_sha256
 from learner.batches import check_encoder
@@ -27,6 +29,8 @@ from replay.samplers import OnPolicySampler, SuccessSampler
 def make_rounds(program: Program, name: str, learner: PhaseLearner, lineage: int) -> PhaseRounds:
     """The rounds of phase `name`, by the kind that its configuration says."""
     kind = program.config.phases[name].kind
+    if kind == "imitation" and program.data is not None:
+        return StoredRounds(program, name, learner, lineage)
     if kind == "imitation":
         return ImitationRounds(program, name, learner, lineage)
     if kind == "self_imitation":

@@ -90,7 +90,7 @@ class EvaluationConfig:
 class FleetConfig:
     """The collectors."""
 
-    collectors: int = free(2, "collector actors", "> 0")
+    collectors: int = free(2, "collector actors; 0 where replay.train_from gives the data", ">= 0")
     cpus_per_collector: float = free(0.5, "CPUs that Ray reserves per collector", ">= 0")
     shards: int = fixed(2, "pieces a round's work is cut into; any collector may do any piece", "> 0")
     task_timeout_s: float = free(120.0, "a piece of work that takes longer is taken for hung", "> 0")
@@ -175,6 +175,7 @@ def check(config: RunConfig) -> None:
         allowed = f"{token_stride(config.network)} x network.match_grid = {image_side(config.network)}"
         raise ConfigError(bad_value("env.image_size", config.env.image_size, allowed))
     _check_control(config)
+    _check_collecting(config)
     check_scenes(config.scenes)
     check_replay(config.replay)
 
@@ -191,6 +192,23 @@ def _check_control(config: RunConfig) -> None:
         if evaluation.ddim_steps > network.diffusion_levels:
             allowed = f"1 .. network.diffusion_levels = {network.diffusion_levels}"
             raise ConfigError(bad_value("evaluation.ddim_steps", evaluation.ddim_steps, allowed))
+
+
+def _check_collecting(config: RunConfig) -> None:
+    if config.fleet.collectors:
+        return
+    if not config.replay.train_from:
+        raise ConfigError(bad_value("fleet.collectors", 0, "> 0, or 0 with replay.train_from, a store to train from"))
+    acting = [name for name in config.schedule if config.phases[name].kind != "imitation"]
+    if acting:
+        allowed = f"> 0 where the schedule has {acting}: they learn from what the newest weights did"
+        raise ConfigError(bad_value("fleet.collectors", 0, allowed))
+
+
+def evaluates(config: RunConfig) -> bool:
+    """Whether anything is to be evaluated, which takes somebody who acts."""
+    stages = any(config.phases[name].evaluate for name in config.schedule)
+    return bool(config.evaluation.baselines or config.evaluation.every_rounds) or stages
 
 
 def _within(value: Any, allowed: str) -> bool:

@@ -1,11 +1,11 @@
-"""The settings of the replay store within a run; a resumed run may change all of them."""
+"""The settings of the replay store within a run; a resumed run may change all of them but the data it trains from."""
 
 from __future__ import annotations
 
 import dataclasses
 
 from common.errors import ConfigError, bad_value
-from common.settings import free
+from common.settings import fixed, free
 
 
 @dataclasses.dataclass
@@ -13,6 +13,7 @@ class ReplayConfig:
     """The replay store."""
 
     url: str = free("", "path on the driver's machine, or URL of an object store (s3://...); empty is DIR/store")
+    train_from: str = fixed("", "existing store that imitation draws from, and only reads; empty: what it collects")
     segment_episodes: int = free(64, "episodes per committed segment at most", "> 0")
     segment_bytes: int = free(64_000_000, "bytes per committed segment at most", "> 0")
     ram_bytes: int = free(2_000_000_000, "RAM that small columns and masks may be cached in", ">= 0")

@@ -16,7 +16,7 @@ from actors.collector import Collector
 from actors.scenes.suite import held_out_suite
 from cluster.config_loading import load_config
 from cluster.fleet import Totals
-from cluster.program import Program, open_checkpoints, provenance
+from cluster.program import Program, open_checkpoints, open_data, provenance
 from cluster.replay_writer import disk_limits
 from cluster.run_directory import MetricsLog, RunDirectory
 from common.identity import PolicyVersion, weights_sha256
@@ -108,13 +108,13 @@ def version_of(weights, lineage=0, counter=0):
 
 
 @contextlib.contextmanager
-def local_program(config, eager=True):
-    """Like `cluster.program.build_program`, with a `LocalFleet`."""
+def local_program(config, eager=True, path=None, name=None):
+    """Like `cluster.program.build_program`, with a `LocalFleet`; `path` is of another store, `name` of the writer."""
     with RunDirectory(config) as directory:
-        path = directory.path / "store"
+        path = path or directory.path / "store"
         store = open_store(path, mode="a", create=True)
         metrics = MetricsLog(directory.path / "metrics.jsonl")
-        name = f"c000-a{directory.attempt:04d}"
+        name = name or f"c000-a{directory.attempt:04d}"
         sizes = {"max_episodes": config.replay.segment_episodes, "max_bytes": config.replay.segment_bytes}
         collector = Collector(
             config,
@@ -125,7 +125,8 @@ def local_program(config, eager=True):
         )
         checkpoints = open_checkpoints(config, directory)
         fleet = LocalFleet(collector, eager)
-        yield Program(config, directory, store, fleet, held_out_suite(config), checkpoints, metrics)
+        data = open_data(config)
+        yield Program(config, directory, store, fleet, held_out_suite(config), checkpoints, metrics, data)
         metrics.close()
         store.close()
 

@@ -82,7 +82,7 @@ def test_round_to_is_the_nearest_multiple():
 
 def groups_of(imitation, round=9):
     phase = PhaseConfig(kind="imitation", samples=10**4, train=["encoder"], imitation=imitation)
-    program = SimpleNamespace(config=RunConfig(phases={"il": phase}, schedule=["il"]), store=None)
+    program = SimpleNamespace(config=RunConfig(phases={"il": phase}, schedule=["il"]), store=None, data=None)
     rounds = ImitationRounds(program, "il", Notebook(), 0)
     for learning in range(round + 1):
         rounds.next_tasks(learning, None)
@@ -118,7 +118,7 @@ def test_a_batch_can_say_which_episodes_it_is_of(config, weights):
 
 def test_dagger_is_collected_from_its_round_on_with_the_weights_that_act(config, weights):
     config = changed(config, "il", samples=10 * 64, imitation={"dagger_start": 0.35})
-    program = SimpleNamespace(config=config, store=None)
+    program = SimpleNamespace(config=config, store=None, data=None)
     rounds = ImitationRounds(program, "il", Notebook(), lineage=2)
     assert rounds.total_rounds == 10
     version, settings = version_of(weights, 2, 7), config.phases["il"].imitation
@@ -270,7 +270,7 @@ def test_self_imitation_without_a_success_says_so_and_learns_nothing(config, wei
 
 
 def test_the_kind_of_a_phase_decides_its_rounds(config):
-    program = SimpleNamespace(config=config, store=None)
+    program = SimpleNamespace(config=config, store=None, data=None)
     kinds = {name: type(make_rounds(program, name, Notebook(), 0)) for name in config.schedule}
     assert kinds == {
         "il": ImitationRounds,

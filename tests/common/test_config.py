@@ -53,6 +53,7 @@ LINKED = {
     "network.match_grid",
     "network.transformer_width",
     "env.image_size",
+    "fleet.collectors",
     "scenes.min_distance",
     "scenes.max_distance",
     "scenes.min_objects",
