@@ -143,6 +143,15 @@ def test_a_checkpoint_from_before_scores_is_kept_track_of(store):
     assert store.numbers() == [2, 3] and store.latest()[0] == 3 and store.best("il") is None
 
 
+def test_a_manifest_torn_meanwhile_does_not_stop_the_next_save(store):
+    for number in (1, 2):
+        store.save(number, ARRAYS, STATE)
+    (store.path(2) / "manifest.json").write_bytes(b'{"format"')
+    store.save(3, ARRAYS, STATE)
+    # Not counted among the newest two.
+    assert store.numbers() == [1, 2, 3] and store.best("il") is None
+
+
 def test_a_number_is_written_once(store):
     store.save(3, ARRAYS, STATE)
     with pytest.raises(CheckpointError, match="exists already"):
