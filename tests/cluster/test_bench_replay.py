@@ -105,7 +105,7 @@ def test_ratios_are_judged_by_their_goals_and_shown() -> None:
     rows = [bench_replay._row("insert", "lance", [], "MB/s", missing="no lance")]
     rows.append(bench_replay._row("insert", "servofleet", [1.0, 3.0, 250.0], "MB/s"))
     assert rows[1]["value"] == 3.0 and rows[1]["params"] == {"repeats": [1.0, 3.0, 250.0]}
-    result = {"machine": {"cpu": "x"}, "rows": rows, "ratios": list(made.values())}
+    result = {"bench": "replay", "machine": {"cpu": "x"}, "rows": rows, "ratios": list(made.values())}
     text = io.StringIO()
     print_result(json.loads(json.dumps(result)), GOALS, Console(file=text, width=160))
     assert "no lance" in text.getvalue() and "<= 1.3" in text.getvalue()

@@ -71,7 +71,7 @@ def test_every_verb_explains_itself(capsys, verb):
         ([], "VERB"),
         (["train", "--seed", "1"], "--seed"),
         (["replay", "drop", "somewhere"], "'drop'"),
-        (["replay", "info"], "path"),
+        (["replay", "info"], "STORE"),
         (["bench", "everything"], "'everything'"),
     ],
 )

@@ -15,6 +15,7 @@ from learner.learners import build_learner
 from learner.optimisers import decays
 from learner.passes import split_pairs
 
+SLOW = pytest.mark.slow  # a learner takes a second to build: one of each kind is enough by default
 SUCCESS = [0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.91, 0.95, 0.96, 0.97, 0.96]
 
 
@@ -41,8 +42,10 @@ def distance(a, b):
     return max(np.abs(x[k] - y[k]).max() for k in x)
 
 
-@pytest.mark.parametrize("name", KINDS)
-@pytest.mark.parametrize("parts", [2, 3])
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [pytest.param(k, n, marks=() if (k, n) in (("il", 3), ("ppo", 2)) else SLOW) for k in KINDS for n in (2, 3)],
+)
 def test_accumulated_parts_make_the_step_of_the_whole_batch(name, parts):
     whole, cut = learner_with(name), learner_with(name, accumulation=parts)
     start = get_weights(whole.net)
@@ -65,7 +68,7 @@ def gradients(learner, data):
     return torch.cat([g.flatten() for g in seen[0]])
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", [pytest.param(k, marks=() if k in ("il", "ppo") else SLOW) for k in KINDS])
 def test_parts_of_unequal_content_weigh_what_they_hold(name):
     """Labels and matches sit in the first rows alone: a mean of the parts' means would be another gradient."""
     data = data_for(name)
@@ -104,7 +107,14 @@ def test_other_precisions_and_layouts_learn_nearly_the_same(settings):
     assert all(v.dtype == np.float32 for v in other.get_weights().values())
 
 
-@pytest.mark.parametrize("settings", [{"precision": "fp16"}, {"channels_last": True}, {"accumulation": 2}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"precision": "fp16"},
+        pytest.param({"channels_last": True}, marks=SLOW),
+        pytest.param({"accumulation": 2}, marks=SLOW),
+    ],
+)
 def test_other_settings_resume_bit_for_bit(settings):
     learner = learner_with("il", **settings)
     learner.update(data_for("il", 1))
