@@ -152,7 +152,8 @@ class Broken(Scripted):
 
 def test_a_fleet_that_never_starts_is_an_error_with_its_cause(tmp_path):
     actor = ray.remote(num_cpus=0.5, max_restarts=0)(Broken)
-    fleet = Fleet(lambda i: actor.remote(f"c{i}", str(tmp_path)), FleetConfig(start_timeout_s=10.0))  # processes start slowly beside others
+    # Long enough for a process to start, and to fail, beside other tests.
+    fleet = Fleet(lambda i: actor.remote(f"c{i}", str(tmp_path)), FleetConfig(start_timeout_s=10.0))
     with pytest.raises(FleetError, match=r"fleet\.start_timeout_s = 10 s; last error: .*no renderer here"):
         fleet.run(tasks(2))
     fleet.stop()
