@@ -96,7 +96,7 @@ class LearnedPolicy:
         if self._net.diffusion is None:
             raise ConfigError(bad_value("network.diffusion", False, "True, where hypotheses are asked for"))
         z = encoding.z.float()
-        poses: F32 = self._net.diffusion.sample(z, torch.from_numpy(noise).to(z), steps).cpu().numpy()
+        poses: F32 = self._net.pose_hypotheses(z, torch.from_numpy(noise).to(z), steps).cpu().numpy()
         return poses
 
     def _tensor(self, rgb: NDArray[np.uint8]) -> torch.Tensor:

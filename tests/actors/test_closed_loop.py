@@ -2,10 +2,11 @@ import dataclasses
 
 import numpy as np
 import pytest
+from small_policy import IDS, NETWORK, SIDE, N
 
 from actors.closed_loop import ClosedLoopPolicy
 from actors.learned_policy import LearnedPolicy
-from common.config import EvaluationConfig, NetworkConfig
+from common.config import EvaluationConfig
 from common.control import choose_hypothesis, image_offset, steer
 from common.errors import ConfigError
 from common.networks.gravity import gravity_centres
@@ -14,19 +15,6 @@ from common.protocols import Goal, Observation
 from common.rng import Purpose, philox
 from common.servo import denormalise_twist
 
-NETWORK = NetworkConfig(
-    widths=[8, 12, 16],
-    match_dim=12,
-    match_grid=4,
-    anchors=5,
-    feature_dim=24,
-    policy_hidden=[16],
-    value_hidden=[16],
-    diffusion_hidden=16,
-    diffusion_levels=10,
-)
-N, SIDE = 5, 32
-IDS = np.arange(N)
 FOCAL = 34.0
 
 

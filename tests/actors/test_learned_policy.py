@@ -1,26 +1,12 @@
 import numpy as np
 import pytest
 import torch
+from small_policy import IDS, NETWORK, SIDE, N
 
 from actors.learned_policy import LearnedPolicy
-from common.config import NetworkConfig
 from common.errors import CheckpointError
 from common.networks.servo_net import ServoNet, encoder_sha256, initial_weights, set_weights
 from common.protocols import Goal, Observation
-
-NETWORK = NetworkConfig(
-    widths=[8, 12, 16],
-    match_dim=12,
-    match_grid=4,
-    anchors=5,
-    feature_dim=24,
-    policy_hidden=[16],
-    value_hidden=[16],
-    diffusion_hidden=16,
-    diffusion_levels=10,
-)
-N, SIDE = 5, 32
-IDS = np.arange(N)
 
 
 def images(seed, n=N, side=SIDE):

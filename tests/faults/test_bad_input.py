@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -77,7 +78,9 @@ def test_files_that_are_cut_or_longer_are_refused(root: Path, name: str, cut: fl
             use(root)
 
 
-def mutate(root: Path, name: str, at: tuple[Any, ...], new: Any) -> None:
+@contextlib.contextmanager
+def mutated(root: Path, name: str, at: tuple[Any, ...], new: Any) -> Iterator[Path]:
+    """A file with another value in it, its checksum right, until the context ends."""
     path = root / name
     body = changed(json.loads(path.read_bytes()) if name in PLAIN else body_of(path), at, new)
     with Replaced(path, path.read_bytes()):
@@ -85,6 +88,11 @@ def mutate(root: Path, name: str, at: tuple[Any, ...], new: Any) -> None:
             path.write_text(json.dumps(body))
         else:
             write_checked(path, body)
+        yield path
+
+
+def mutate(root: Path, name: str, at: tuple[Any, ...], new: Any) -> None:
+    with mutated(root, name, at, new):
         use(root, lies=True)
 
 
@@ -148,13 +156,7 @@ KNOWN: list[tuple[str, tuple[Any, ...], Any]] = [
 
 @pytest.mark.parametrize(("name", "at", "new"), KNOWN, ids=lambda v: str(v)[:40])
 def test_each_of_these_is_refused_by_name(root: Path, name: str, at: tuple[Any, ...], new: Any) -> None:
-    path = root / name
-    body = changed(json.loads(path.read_bytes()) if name in PLAIN else body_of(path), at, new)
-    with Replaced(path, path.read_bytes()):
-        if name in PLAIN:
-            path.write_text(json.dumps(body))
-        else:
-            write_checked(path, body)
+    with mutated(root, name, at, new) as path:
         assert any(path.name in str(fault) or "store_id" in str(fault) for fault in faults_of(root))
         use(root, lies=True)
 
