@@ -1,4 +1,4 @@
-"""What is known of the processes of one role; the console, status.json, `servofleet status` and MLflow show the same."""
+"""What is known of the processes of one role: the same for console, status.json, `servofleet status` and MLflow."""
 
 from __future__ import annotations
 
