@@ -10,8 +10,9 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 
-from cluster import replay_verb
+from cluster import bench_verb, replay_verb
 from cluster.assets_verb import add_arguments
+from cluster.bench_verb import quiet_libraries
 from cluster.config_loading import load_config
 from common.errors import ConfigError, ServofleetError, bad_value
 
@@ -96,19 +97,12 @@ def _parser() -> argparse.ArgumentParser:
     replay = verb("replay", replay_verb.replay, "Look into replay stores and keep them in order.")
     replay_verb.add_arguments(replay)
     add_arguments(verb("assets", _assets, "Import models into a cache that scenes are drawn from."))
-    bench = verb("bench", _bench, "Measure rates on this machine.")
-    bench.add_argument(
-        "what",
-        choices=["pipeline", "render", "replay", "learner", "inference"],
-        help="pipeline: every part and end to end; render, replay, learner: ours against others; inference: the policy",
-    )
-    bench.add_argument("--repeats", type=_positive, default=3, help="repeats per figure; medians are reported")
-    bench.add_argument("--quick", action="store_true", help="fewer configurations, about one minute")
-    bench.add_argument("--pictures", metavar="DIR", help="render: keep a PNG of what each renderer drew")
+    bench = verb("bench", bench_verb.bench, "Measure rates on this machine.")
+    bench_verb.add_arguments(bench)
     takes_overrides(bench)
     render = verb("render", _render, "Draw scenes as episodes draw them into one picture, to look at.")
-    render.add_argument("--count", type=_positive, default=12, help="scenes (default 12)")
-    render.add_argument("--side", type=_positive, default=128, help="of one view in pixels (default 128)")
+    render.add_argument("--count", type=bench_verb.positive, default=12, help="scenes (default 12)")
+    render.add_argument("--side", type=bench_verb.positive, default=128, help="of one view in pixels (default 128)")
     render.add_argument("--seed", type=int, help="of the scenes (default: the configuration's)")
     render.add_argument("--kinds", metavar="KIND,KIND", help="kinds of scene in turn (default: all)")
     render.add_argument(
@@ -120,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _train(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.overrides)
-    _quiet_libraries()
+    quiet_libraries()
     from cluster.console import Display
     from cluster.driver import train
     from cluster.program import stop_on_sigterm
@@ -135,7 +129,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.overrides)
-    _quiet_libraries()
+    quiet_libraries()
     from cluster.evaluate_verb import evaluate_run
 
     _set_threads(config.learner_threads)
@@ -146,7 +140,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    _quiet_libraries()
+    quiet_libraries()
     from cluster.export_verb import export
 
     _set_threads(1)
@@ -162,7 +156,7 @@ def _render(arguments: argparse.Namespace) -> int:
     if len(paths) > 1:
         raise ConfigError(bad_value("picture", paths, "one file name; settings are name=value"))
     config = load_config([a for a in arguments.overrides if "=" in a])
-    _quiet_libraries()
+    quiet_libraries()
     from cluster.render_verb import render_scenes
 
     seed = config.seed if arguments.seed is None else arguments.seed
@@ -179,51 +173,6 @@ def _assets(arguments: argparse.Namespace) -> int:
     return import_assets(arguments)
 
 
-def _bench(arguments: argparse.Namespace) -> int:
-    if arguments.what == "render":
-        if arguments.overrides:
-            raise ConfigError(bad_value("settings of bench render", arguments.overrides, "none: its scene is fixed"))
-        from cluster.bench_render import bench_render
-
-        bench_render(
-            repeats=arguments.repeats, quick=arguments.quick, as_json=arguments.json, pictures=arguments.pictures
-        )
-        return 0
-    if arguments.pictures is not None:
-        raise ConfigError(bad_value("bench", arguments.what, "render, with --pictures"))
-    if arguments.what == "replay":
-        if arguments.overrides:
-            raise ConfigError(
-                bad_value("settings of bench replay", arguments.overrides, "none: its episodes are fixed")
-            )
-        from cluster.bench_replay import bench_replay
-
-        bench_replay(repeats=arguments.repeats, quick=arguments.quick, as_json=arguments.json)
-        return 0
-    if arguments.what == "inference":
-        if arguments.overrides:
-            raise ConfigError(
-                bad_value("settings of bench inference", arguments.overrides, "none: its networks are fixed")
-            )
-        from cluster.bench_inference import bench_inference
-
-        bench_inference(quick=arguments.quick, as_json=arguments.json)
-        return 0
-    if arguments.quick:
-        raise ConfigError(bad_value("bench", arguments.what, "render, replay or inference, with --quick"))
-    config = load_config(arguments.overrides or ["experiment=quickstart"])
-    _quiet_libraries()
-    if arguments.what == "learner":
-        from cluster.bench_learner import bench_learner
-
-        bench_learner(config, repeats=arguments.repeats, as_json=arguments.json)
-        return 0
-    from cluster.bench_pipeline import bench_pipeline
-
-    bench_pipeline(config, repeats=arguments.repeats, as_json=arguments.json)
-    return 0
-
-
 def _doctor(arguments: argparse.Namespace) -> int:
     from cluster.doctor import check_machine, print_checks
 
@@ -233,28 +182,10 @@ def _doctor(arguments: argparse.Namespace) -> int:
     return 0 if all(c.ok for c in checks) else 1
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value}: allowed is >= 1")
-    return value
-
-
 def _set_threads(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
-
-
-def _quiet_libraries() -> None:
-    """Keep what libraries log at start-up out of the operator's view; warnings of ours are not logged but shown."""
-    import logging
-    import os
-
-    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
-    os.environ.setdefault("WARP_QUIET", "1")
-    for name in ("mlflow", "alembic", "ray", "ray.rllib"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,85 @@
+"""`servofleet bench WHAT`: which benchmarks there are, and which options each of them takes."""
+
+from __future__ import annotations
+
+import argparse
+
+from cluster.config_loading import load_config
+from common.errors import ConfigError, bad_value
+
+_FIXED = {"render": "its scene is", "replay": "its episodes are", "inference": "its networks are"}
+_QUICK = tuple(_FIXED)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the verb its arguments, except `--json` and settings."""
+    parser.add_argument(
+        "what",
+        choices=["pipeline", "render", "replay", "learner", "inference"],
+        help="pipeline: every part and end to end; render, replay, learner: ours against others; inference: the policy",
+    )
+    parser.add_argument("--repeats", type=positive, default=3, help="repeats per figure; medians are reported")
+    parser.add_argument("--quick", action="store_true", help="fewer configurations, about one minute")
+    parser.add_argument("--pictures", metavar="DIR", help="render: keep a PNG of what each renderer drew")
+
+
+def bench(arguments: argparse.Namespace) -> int:
+    """Run a benchmark.
+
+    Raises:
+        ConfigError: if it does not take an option or a setting that was given.
+    """
+    what, repeats, as_json = arguments.what, arguments.repeats, arguments.json
+    if what in _FIXED and arguments.overrides:
+        raise ConfigError(bad_value(f"settings of bench {what}", arguments.overrides, f"none: {_FIXED[what]} fixed"))
+    if what != "render" and arguments.pictures is not None:
+        raise ConfigError(bad_value("bench", what, "render, with --pictures"))
+    if what not in _QUICK and arguments.quick:
+        raise ConfigError(bad_value("bench", what, f"one of {', '.join(_QUICK)}, with --quick"))
+    if what == "render":
+        from cluster.bench_render import bench_render
+
+        bench_render(repeats=repeats, quick=arguments.quick, as_json=as_json, pictures=arguments.pictures)
+    elif what == "replay":
+        from cluster.bench_replay import bench_replay
+
+        bench_replay(repeats=repeats, quick=arguments.quick, as_json=as_json)
+    elif what == "inference":
+        from cluster.bench_inference import bench_inference
+
+        bench_inference(quick=arguments.quick, as_json=as_json)
+    else:
+        config = load_config(arguments.overrides or ["experiment=quickstart"])
+        quiet_libraries()
+        if what == "learner":
+            from cluster.bench_learner import bench_learner
+
+            bench_learner(config, repeats=repeats, as_json=as_json)
+        else:
+            from cluster.bench_pipeline import bench_pipeline
+
+            bench_pipeline(config, repeats=repeats, as_json=as_json)
+    return 0
+
+
+def positive(text: str) -> int:
+    """A count of an option.
+
+    Raises:
+        argparse.ArgumentTypeError: if it is none.
+    """
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value}: allowed is >= 1")
+    return value
+
+
+def quiet_libraries() -> None:
+    """Keep what libraries log at start-up out of the operator's view; warnings of ours are not logged but shown."""
+    import logging
+    import os
+
+    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+    os.environ.setdefault("WARP_QUIET", "1")
+    for name in ("mlflow", "alembic", "ray", "ray.rllib"):
+        logging.getLogger(name).setLevel(logging.ERROR)
