@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from actors.collect import collect
 from actors.learned_policy import LearnedPolicy
-from actors.rasteriser.renderer import WarpRenderer
+from actors.renderers import make_renderer
 from actors.tasks import Task, TaskResult
 from actors.workshop import Workshop
 from common.config import RunConfig
@@ -52,7 +52,7 @@ class Collector:
         self._writer = open_writer(name)
         self._sha = ""
         policy = LearnedPolicy(config.network)
-        renderer = WarpRenderer(max_envs=_max_envs(config))
+        renderer = make_renderer(config.renderer, _max_envs(config), name)
         self._shop = Workshop(config, run_id, renderer, policy, name, hashes)
 
     def ping(self) -> str:

@@ -19,6 +19,8 @@ from common.learning_config import RewardConfig as RewardConfig
 from common.learning_config import SelfImitationConfig as SelfImitationConfig
 from common.network_config import NetworkConfig as NetworkConfig
 from common.network_config import check_network, image_side, token_stride
+from common.renderer_config import RendererConfig as RendererConfig
+from common.renderer_config import check_renderer
 from common.replay_config import ReplayConfig as ReplayConfig
 from common.replay_config import check_replay
 from common.scene_config import SceneConfig as SceneConfig
@@ -127,6 +129,7 @@ class RunConfig:
     env: EnvConfig = fixed(EnvConfig, "the servo environment")
     evaluation: EvaluationConfig = fixed(EvaluationConfig, "the held-out suite")
     learner: LearnerConfig = fixed(LearnerConfig, "the central learner")
+    renderer: RendererConfig = fixed(RendererConfig, "the renderer")
     fleet: FleetConfig = fixed(FleetConfig, "the collectors")
     replay: ReplayConfig = fixed(ReplayConfig, "the replay store")
     checkpoint: CheckpointConfig = fixed(CheckpointConfig, "the checkpoints")
@@ -178,6 +181,8 @@ def check(config: RunConfig) -> None:
     _check_collecting(config)
     check_scenes(config.scenes)
     check_replay(config.replay)
+    fleet = config.fleet
+    check_renderer(config.renderer, task_timeout_s=fleet.task_timeout_s, start_timeout_s=fleet.start_timeout_s)
 
 
 def _check_control(config: RunConfig) -> None:

@@ -43,6 +43,14 @@ class StaleFrameError(ServofleetError):
     """A renderer answered with a frame of another pose than the one asked for."""
 
 
+class RenderServerError(ServofleetError):
+    """A render server was lost, hung or answered wrongly; what was asked of it can be asked of the next one."""
+
+
+class RenderServerQuarantinedError(RenderServerError):
+    """A render server failed too often, or in a way that comes again: it is not started any more."""
+
+
 class SceneError(ServofleetError):
     """A scene or a camera cannot be rendered as described."""
 

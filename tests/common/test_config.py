@@ -54,6 +54,8 @@ LINKED = {
     "network.transformer_width",
     "env.image_size",
     "fleet.collectors",
+    "renderer.backend",
+    "renderer.place",
     "scenes.min_distance",
     "scenes.max_distance",
     "scenes.min_objects",
