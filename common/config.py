@@ -97,6 +97,9 @@ class FleetConfig:
     shards: int = fixed(2, "pieces a round's work is cut into; any collector may do any piece", "> 0")
     task_timeout_s: float = free(120.0, "a piece of work that takes longer is taken for hung", "> 0")
     start_timeout_s: float = free(180.0, "the run stops if no collector answers for this long", "> 0")
+    rounds_in_flight: int = free(
+        2, "imitation rounds collected at a time where deterministic is false, each behind the one before", "> 0"
+    )
     max_restarts: int = free(20, "restarts of collectors before the run stops with their last error", ">= 0")
 
 
