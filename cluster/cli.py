@@ -1,6 +1,6 @@
 """The command line: one entry point, every verb takes `name=value` overrides of the configuration.
 
-Exit codes: 0 done, 1 failed, 2 bad usage.
+Exit codes: 0 done, 1 failed, 2 bad usage, 75 ended early because it was asked to (start it again), 130 stopped.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from cluster import bench_verb, replay_verb
 from cluster.assets_verb import add_arguments
 from cluster.bench_verb import quiet_libraries
 from cluster.config_loading import load_config
+from cluster.draining import EX_TEMPFAIL, Drained, Draining
 from common.errors import ConfigError, ServofleetError, bad_value
 
 _EXAMPLES = """examples:
@@ -46,6 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"servofleet: {e}", file=sys.stderr)
         return 2
     except ServofleetError as e:
+    except Drained as e:
+        print(f"servofleet: {e}", file=sys.stderr)
+        return EX_TEMPFAIL
         print(f"servofleet: {e}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -121,7 +125,8 @@ def _train(arguments: argparse.Namespace) -> int:
 
     stop_on_sigterm()
     _set_threads(config.learner_threads)
-    report = train(config, Display())
+    with Draining(config.grace_s) as draining:
+        report = train(config, Display(), draining)
     if arguments.json:
         print(json.dumps(report))
     return 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Iterator
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from actors.tasks import split
 from cluster.console import Display
 from cluster.cut import Cut as Cut
 from cluster.cut import cut_of, other_versions
+from cluster.draining import Drained, Draining
 from cluster.cut_saver import CutSaver, Needs
 from cluster.evaluation import evaluate_stage
 from cluster.phase_rounds import PhaseRounds
@@ -37,9 +39,10 @@ from learner.learners import build_learner
 class Run:
     """A run under way: program, cut, weights and, within a phase, its rounds."""
 
-    def __init__(self, program: Program, display: Display) -> None:
+    def __init__(self, program: Program, display: Display, draining: Draining | None = None) -> None:
         self.program, self.config, self.display = program, program.config, display
         self.cut = Cut()
+        self.draining = draining or Draining(program.config.grace_s)
         self.weights = initial_weights(self.config.network, self.config.seed)
         self.rounds: PhaseRounds | None = None
         self.saver = CutSaver(program)
@@ -208,6 +211,7 @@ class Run:
         for baseline in missing:
             self.evaluate(baseline, baseline)
         if missing:
+            self.end_if_asked()
             self.save()
 
     def evaluate(self, stage: str, policy: str) -> None:
@@ -215,6 +219,7 @@ class Run:
         self.display.say(f"evaluating {stage} on {len(self.program.suite.starts)} held-out scenes")
         weights, version = (self.weights, self.version) if policy == "learned" else (None, None)
         result = evaluate_stage(self.program, stage, policy, weights, version, self.cut.lineage, self.display.tick)
+            self.end_if_asked()
         self.cut.stages[stage] = result
         if policy == "learned":
             self._note_score(stage, result)
@@ -236,6 +241,22 @@ class Run:
         """The first row says where the weights came from; a run that was killed before it is resumed to it."""
         facts = self.cut.init_from
         if facts and not self.program.metrics.position:
+    def end_if_asked(self) -> None:
+        """A safe point: no task is under way, and what is on record belongs to the cut.
+
+        Raises:
+            Drained: if the run was asked to end; its checkpoint is on the disk.
+            CheckpointError: as `save`.
+        """
+        if not self.draining.asked_by:
+            return
+        self.draining.reached()
+        # Whatever moves the cut on writes a row.
+        if self.cut.metrics_bytes != self.program.metrics.position:
+            self.save()
+        self.saver.settle()
+        raise Drained(self.draining.verdict)
+
             self.log({"phase": "init_from", **facts})
             self.program.tracker.tags({f"init_from.{name}": str(value) for name, value in facts.items()})
             self.display.say(f"starting with the weights {facts['sha256'][:12]} of {facts['source']}")
@@ -304,12 +325,27 @@ class Run:
         self._began = now
 
 
-def train(config: RunConfig, display: Display) -> dict[str, Any]:
+@contextlib.contextmanager
+def recorded_end(program: Program, draining: Draining) -> Iterator[None]:
+    """Tell MLflow how a run ended that did not finish: drained (SCHEDULED, for it is to go on), KILLED or FAILED."""
+    try:
+        yield
+    except BaseException as error:
+        drained = isinstance(error, Drained) or draining.is_why(error)
+        killed = not isinstance(error, Exception)
+        program.end_record("SCHEDULED" if drained else "KILLED" if killed else "FAILED")
+        raise
+
+        draining: who may ask the run to end early; nobody by default.
+
+def train(config: RunConfig, display: Display, draining: Draining | None = None) -> dict[str, Any]:
     """Train a run from wherever its directory stands to the end of its schedule.
 
     Args:
+        Drained: if it was asked to end, and is at a safe point.
         config: checked configuration; `config.dir` decides which run this is.
         display: where progress goes.
+    draining = draining or Draining(config.grace_s)
 
     Returns:
         The report, as in report.json.
@@ -327,8 +363,10 @@ def train(config: RunConfig, display: Display) -> dict[str, Any]:
             return display.finished(finished)
         with (
             build_program(config, directory) as program,
+                run.end_if_asked()
             display.live(program),
-            contextlib.closing(Run(program, display)) as run,
+            contextlib.closing(Run(program, display, draining)) as run,
+            recorded_end(program, draining),
         ):
             run.restore()
             while True:

@@ -15,13 +15,12 @@ import dataclasses
 import functools
 import importlib.metadata
 import os
-import signal
-import threading
 from collections.abc import Iterator
 from typing import Any
 
 from actors.scenes.models import open_imports
 from actors.scenes.suite import Suite, held_out_suite
+from cluster.draining import own_sigterm
 from cluster.fleet import Fleet
 from cluster.pace import check_pace
 from cluster.replay_writer import open_writer, start_replay_writer, store_location
@@ -59,6 +58,11 @@ class Program:
             )
             self.tracker_run_id = self._tracker.run_id
         return self._tracker
+
+    def end_record(self, status: str) -> None:
+        """Set the status of the MLflow run, if this process ever opened it."""
+        if self._tracker is not None:
+            self._tracker.finish(status)
 
 
 @contextlib.contextmanager
@@ -119,19 +123,12 @@ def start_ray(config: RunConfig) -> None:
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     options: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
-    if config.ray_address:
-        ray.init(address=config.ray_address, runtime_env={"env_vars": threads}, log_to_driver=False)
-    else:
-        cpus = max(len(os.sched_getaffinity(0)), 1)
-        ray.init(num_cpus=cpus, runtime_env={"env_vars": threads}, **options)
-    # Ray's own handler would end the process before our contexts close.
-    stop_on_sigterm()
-
-
-def stop_on_sigterm() -> None:
-    """Let SIGTERM, a batch system's warning, end this process like Ctrl-C: contexts close, the last cut stands."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with own_sigterm():
+        if config.ray_address:
+            ray.init(address=config.ray_address, runtime_env={"env_vars": threads}, log_to_driver=False)
+        else:
+            cpus = max(len(os.sched_getaffinity(0)), 1)
+            ray.init(num_cpus=cpus, runtime_env={"env_vars": threads}, **options)
 
 
 def store_url(config: RunConfig, directory: RunDirectory) -> str:

@@ -124,6 +124,7 @@ class RunConfig:
     deterministic: bool = fixed(True, "collect in lock-step, so that a resumed run equals one never stopped")
     learner_threads: int = free(1, "torch threads of the learner", "> 0")
     ray_address: str = free("", "address of a Ray cluster; empty starts one on this machine")
+    grace_s: float = free(25.0, "seconds from SIGTERM or SIGUSR1 to the end of the process, checkpoint written", "> 0")
     schedule: list[str] = fixed(["il", "value_warmup", "ppo", "sil", "ppo_smooth"], "phases in order")
     phases: dict[str, PhaseConfig] = fixed({}, "the phases by name")
     init_from: str = fixed("", "weights to start with: a run directory, RUN@PHASE or an export folder; empty: random")

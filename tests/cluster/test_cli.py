@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from cluster.cli import main
+from cluster.draining import Drained
 from common.errors import CheckpointError, ConfigError
 from replay.store import open_store
 
@@ -27,7 +28,7 @@ def trained(monkeypatch):
     """Records what `train` was asked for instead of training."""
     asked = []
 
-    def record(config, display):
+    def record(config, display, draining):
         asked.append(config)
         return {"experiment": config.experiment, "stages": {}}
 
@@ -128,14 +129,18 @@ def test_json_is_all_there_is_on_stdout(capsys, trained):
     assert json.loads(capsys.readouterr().out) == {"experiment": "smoke", "stages": {}}
 
 
-def test_a_termination_request_ends_training_like_ctrl_c(capsys, monkeypatch):
-    def interrupted(config, display):
-        signal.raise_signal(signal.SIGTERM)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_termination_request_ends_training_with_a_code_of_its_own(capsys, monkeypatch, number):
+    def asked(config, display, draining):
+        signal.raise_signal(number)
+        draining.reached()
+        raise Drained(draining.verdict)
 
-    monkeypatch.setattr("cluster.driver.train", interrupted)
-    assert main(["train", "experiment=smoke"]) == 130
+    monkeypatch.setattr("cluster.driver.train", asked)
+    assert main(["train", "experiment=smoke"]) == 75
     out, err = capsys.readouterr()
-    assert out == "" and err == "servofleet: stopped; the same command continues from the last checkpoint\n"
+    line = f"servofleet: {number.name}: stopped behind a checkpoint; the same command continues from it\n"
+    assert (out, err) == ("", line)
 
 
 @pytest.mark.parametrize(
