@@ -46,10 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as e:
         print(f"servofleet: {e}", file=sys.stderr)
         return 2
-    except ServofleetError as e:
     except Drained as e:
         print(f"servofleet: {e}", file=sys.stderr)
         return EX_TEMPFAIL
+    except ServofleetError as e:
         print(f"servofleet: {e}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from actors.tasks import split
 from cluster.console import Display
 from cluster.cut import Cut as Cut
 from cluster.cut import cut_of, other_versions
-from cluster.draining import Drained, Draining
 from cluster.cut_saver import CutSaver, Needs
+from cluster.draining import Drained, Draining
 from cluster.evaluation import evaluate_stage
 from cluster.phase_rounds import PhaseRounds
 from cluster.program import Program, build_program
@@ -41,8 +41,8 @@ class Run:
 
     def __init__(self, program: Program, display: Display, draining: Draining | None = None) -> None:
         self.program, self.config, self.display = program, program.config, display
-        self.cut = Cut()
         self.draining = draining or Draining(program.config.grace_s)
+        self.cut = Cut()
         self.weights = initial_weights(self.config.network, self.config.seed)
         self.rounds: PhaseRounds | None = None
         self.saver = CutSaver(program)
@@ -203,6 +203,7 @@ class Run:
             self._quick_evaluation(name, phase)
             if self.cut.round < rounds.total_rounds and (self._due() or self._is_best()):
                 self.save(wait=False)
+            self.end_if_asked()
         self._leave_phase(name, phase)
 
     def evaluate_baselines(self) -> None:
@@ -210,8 +211,8 @@ class Run:
         missing = [b for b in self.config.evaluation.baselines if b not in self.cut.stages]
         for baseline in missing:
             self.evaluate(baseline, baseline)
-        if missing:
             self.end_if_asked()
+        if missing:
             self.save()
 
     def evaluate(self, stage: str, policy: str) -> None:
@@ -219,7 +220,6 @@ class Run:
         self.display.say(f"evaluating {stage} on {len(self.program.suite.starts)} held-out scenes")
         weights, version = (self.weights, self.version) if policy == "learned" else (None, None)
         result = evaluate_stage(self.program, stage, policy, weights, version, self.cut.lineage, self.display.tick)
-            self.end_if_asked()
         self.cut.stages[stage] = result
         if policy == "learned":
             self._note_score(stage, result)
@@ -233,14 +233,6 @@ class Run:
         prefix = f"evaluation/{row['phase']}" if "evaluation" in row else row["phase"]
         self.program.tracker.metrics({f"{prefix}/{k}": v for k, v in numbers.items()}, self.cut.round)
 
-    def close(self) -> None:
-        """Let the checkpoint under way reach the disk."""
-        self.saver.close()
-
-    def _note_start(self) -> None:
-        """The first row says where the weights came from; a run that was killed before it is resumed to it."""
-        facts = self.cut.init_from
-        if facts and not self.program.metrics.position:
     def end_if_asked(self) -> None:
         """A safe point: no task is under way, and what is on record belongs to the cut.
 
@@ -257,6 +249,14 @@ class Run:
         self.saver.settle()
         raise Drained(self.draining.verdict)
 
+    def close(self) -> None:
+        """Let the checkpoint under way reach the disk."""
+        self.saver.close()
+
+    def _note_start(self) -> None:
+        """The first row says where the weights came from; a run that was killed before it is resumed to it."""
+        facts = self.cut.init_from
+        if facts and not self.program.metrics.position:
             self.log({"phase": "init_from", **facts})
             self.program.tracker.tags({f"init_from.{name}": str(value) for name, value in facts.items()})
             self.display.say(f"starting with the weights {facts['sha256'][:12]} of {facts['source']}")
@@ -336,23 +336,23 @@ def recorded_end(program: Program, draining: Draining) -> Iterator[None]:
         program.end_record("SCHEDULED" if drained else "KILLED" if killed else "FAILED")
         raise
 
-        draining: who may ask the run to end early; nobody by default.
 
 def train(config: RunConfig, display: Display, draining: Draining | None = None) -> dict[str, Any]:
     """Train a run from wherever its directory stands to the end of its schedule.
 
     Args:
-        Drained: if it was asked to end, and is at a safe point.
         config: checked configuration; `config.dir` decides which run this is.
         display: where progress goes.
-    draining = draining or Draining(config.grace_s)
+        draining: who may ask the run to end early; nobody by default.
 
     Returns:
         The report, as in report.json.
 
     Raises:
+        Drained: if it was asked to end, and is at a safe point.
         ServofleetError: one line that names what is wrong.
     """
+    draining = draining or Draining(config.grace_s)
     if not (Path(config.dir) / "config.json").exists():
         # What is refused must not be on record as the run's setting.
         starting_weights(config)
@@ -363,13 +363,13 @@ def train(config: RunConfig, display: Display, draining: Draining | None = None)
             return display.finished(finished)
         with (
             build_program(config, directory) as program,
-                run.end_if_asked()
             display.live(program),
             contextlib.closing(Run(program, display, draining)) as run,
             recorded_end(program, draining),
         ):
             run.restore()
             while True:
+                run.end_if_asked()
                 # Within the loop, because the last cut may be from before anything in it.
                 run.evaluate_baselines()
                 if run.cut.pending:
