@@ -121,9 +121,7 @@ def _train(arguments: argparse.Namespace) -> int:
     quiet_libraries()
     from cluster.console import Display
     from cluster.driver import train
-    from cluster.program import stop_on_sigterm
 
-    stop_on_sigterm()
     _set_threads(config.learner_threads)
     with Draining(config.grace_s) as draining:
         report = train(config, Display(), draining)
