@@ -39,16 +39,32 @@ class LearnerLostError(TrainingError):
     """A learner's process or device failed; what it learned since the last checkpoint is lost, and no more."""
 
 
-class StaleFrameError(ServofleetError):
+class RendererError(ServofleetError):
+    """A renderer in another process failed; nothing of what it was asked for may be used."""
+
+
+class RendererLostError(RendererError):
+    """A renderer's process cannot be reached, was started again, or has been taken over by another client."""
+
+
+class LateFrameError(RendererError):
+    """A renderer did not answer before the deadline."""
+
+
+class TornFrameError(RendererError):
+    """A renderer's answer has a part missing, twice or out of place."""
+
+
+class FrameShapeError(RendererError):
+    """A renderer answered with other frames, sizes or channels than those asked for."""
+
+
+class StaleFrameError(RendererError):
     """A renderer answered with a frame of another pose than the one asked for."""
 
 
-class RenderServerError(ServofleetError):
-    """A render server was lost, hung or answered wrongly; what was asked of it can be asked of the next one."""
-
-
-class RenderServerQuarantinedError(RenderServerError):
-    """A render server failed too often, or in a way that comes again: it is not started any more."""
+class RendererQuarantinedError(RendererError):
+    """A renderer's process failed too often, or in a way that comes again: it is not started any more."""
 
 
 class SceneError(ServofleetError):
