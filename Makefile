@@ -10,7 +10,7 @@ STAMP := .venv/.installed
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: setup quickstart test lint bench docs clean help
+.PHONY: setup quickstart test lint bench docs proto clean help
 
 help: ## show this list
 	@echo "usage: make TARGET [PYTHON=python3.12] [SEED=0] [ARGS='...']"
@@ -22,7 +22,7 @@ quickstart: $(STAMP) ## train all phases on this machine; the same command resum
 	$(BIN)/servofleet train experiment=quickstart seed=$(SEED) $(ARGS)
 
 test: $(STAMP) ## run the tests (ARGS='-k name' narrows them)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 lint: $(STAMP) ## formatting, lint, strict types and import directions
 	$(BIN)/ruff format --check .
@@ -35,6 +35,12 @@ bench: $(STAMP) ## measure the whole pipeline on this machine
 
 docs: $(STAMP) ## write the reference pages of docs/ from the code
 	$(BIN)/python docs/make_reference.py
+
+# Code of a newer compiler refuses the older protobuf of other environments, such as Isaac Sim's; this one's runs on all.
+proto: $(STAMP) ## generate the wire's Python code from the .proto files
+	@test -x .venv/proto/bin/python || { $(BIN)/python -m venv .venv/proto && \
+	  .venv/proto/bin/python -m pip install --disable-pip-version-check --quiet 'grpcio-tools==1.62.3' 'setuptools<81'; }
+	.venv/proto/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. common/proto/servofleet/v1/*.proto
 
 clean: ## remove build outputs and caches (.venv and runs/ stay)
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
