@@ -16,6 +16,7 @@ from actors.renderers import make_renderer
 from actors.tasks import Task, TaskResult
 from actors.workshop import Workshop
 from common.config import RunConfig
+from common.episode import Episode
 from common.identity import PolicyVersion, weights_sha256
 from replay.location import EpisodeWriter
 
@@ -51,6 +52,8 @@ class Collector:
         self._name = name
         self._writer = open_writer(name)
         self._sha = ""
+        self._storing = False
+        self._questions = 0
         policy = LearnedPolicy(config.network)
         renderer = make_renderer(config.renderer, _max_envs(config), name)
         self._shop = Workshop(config, run_id, renderer, policy, name, hashes)
@@ -62,6 +65,16 @@ class Collector:
     def apply(self, func: Any, *args: Any, **kwargs: Any) -> Any:
         """Call `func` with this collector; what Ray's FaultTolerantActorManager asks of an actor."""
         return func(self, *args, **kwargs)
+
+    def progress(self) -> tuple[int, int]:
+        """How far this process is, answered by a thread beside the task.
+
+        Returns:
+            A number that grows while the task goes on; resident memory in bytes.
+        """
+        # Whoever waits for the store waits for a limit of its own (replay.send_timeout_s); a slow disk is no hang.
+        self._questions += int(self._storing)
+        return self._shop.progress + self._questions, _rss_bytes()
 
     def run(self, task: Task, weights: Mapping[str, NDArray[Any]] | None = None) -> TaskResult:
         """Do a task; everything is committed when it returns.
@@ -83,16 +96,22 @@ class Collector:
         for episode in collect(shop, task):
             rows += episode.num_rows
             ids.append(str(episode.meta.id))
-            write = time.perf_counter()
-            self._writer.append(episode)
-            storing += time.perf_counter() - write
-        write = time.perf_counter()
-        self._writer.flush()
-        storing += time.perf_counter() - write
+            storing += self._store(self._writer.append, episode)
+        storing += self._store(self._writer.flush)
         spent = {k: shop.seconds[k] - seconds[k] for k in seconds}
         spent |= {"store": storing, "total": time.perf_counter() - began}
         spent |= {f"store_{k}": v - waits[k] for k, v in self._writer.waits().items()}
         return TaskResult(tuple(ids), shop.frames - frames, rows, spent, self._name, _rss_bytes())
+
+    def _store(self, call: Callable[..., Any], *args: Episode) -> float:
+        """Call the writer; returns the seconds that it took."""
+        began, self._storing = time.perf_counter(), True
+        try:
+            call(*args)
+        finally:
+            self._storing = False
+            self._shop.step()
+        return time.perf_counter() - began
 
     def _act_with(self, version: PolicyVersion | None, weights: Mapping[str, NDArray[Any]] | None) -> None:
         if version is None or (weights is None and version.sha256 != self._sha):

@@ -47,13 +47,27 @@ class Workshop:
     seconds: dict[str, float] = dataclasses.field(default_factory=lambda: {"render": 0.0, "policy": 0.0})
 
     def __post_init__(self) -> None:
+        self._env: ServoEnv | None = None
+        self._steps = 0
         scenes = self.config.scenes
         self.stock = open_stock(scenes, self.config.seed, scenes.train_meshes, "train")
         self.renderer.load(self.stock.assets)
 
     def env(self, num_envs: int, reward: RewardConfig) -> ServoEnv:
         """An environment over the first `num_envs` slots of the renderer."""
-        return ServoEnv(self.renderer, self.config.env, reward, num_envs, self.stock.assets)
+        self._steps = self.progress + 1
+        self._env = ServoEnv(self.renderer, self.config.env, reward, num_envs, self.stock.assets)
+        return self._env
+
+    @property
+    def progress(self) -> int:
+        """A number that grows with every frame and every action; any thread may ask."""
+        env = self._env
+        return self._steps + (env.frames_rendered if env is not None else 0)
+
+    def step(self) -> None:
+        """Something was done."""
+        self._steps += 1
 
     def account(self, env: ServoEnv) -> None:
         """Add an environment's rendering to the totals."""
@@ -102,6 +116,7 @@ def act(shop: Workshop, policy: Policy, ids: I64, observation: Observation, nois
     began = time.perf_counter()
     out = policy.act(ids, observation) if noise is None else shop.policy.act(ids, observation, noise)
     shop.seconds["policy"] += time.perf_counter() - began
+    shop.step()
     return out
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,21 +15,20 @@ from typing import Any
 import numpy as np
 import ray
 from numpy.typing import NDArray
-from ray.exceptions import RayActorError, RayTaskError
-from ray.rllib.utils.actor_manager import FaultTolerantActorManager
+from ray.exceptions import RayTaskError
 
 from actors.tasks import Task, TaskResult
+from cluster.crew import Crew, Loss
+from cluster.elastic import bounds
+from cluster.role_status import RoleStatus
+from cluster.supervision import Cause
 from common.config import FleetConfig
 from common.errors import ServofleetError
 from replay.disk_space import DiskFullError
 
 Weights = Mapping[str, NDArray[Any]]
 
-# Its messages tell of what the totals count and the operator's display names.
-logging.getLogger("ray.rllib.utils.actor_manager").setLevel(logging.CRITICAL)
-
 _POLL_S = 0.02
-_PROBE_EVERY_S = 0.5
 _MAX_TASK_FAILURES = 3
 
 
@@ -40,7 +38,10 @@ class FleetError(ServofleetError):
 
 @dataclasses.dataclass
 class Totals:
-    """What the fleet has done, for rates and for the operator's table."""
+    """What the fleet has done, for rates and for the operator's table.
+
+    `failures` counts collectors that died, hung, raised or were on a node that was lost.
+    """
 
     frames: int = 0
     rows: int = 0
@@ -76,29 +77,23 @@ class Work:
 
 
 class Fleet:
-    """Collectors under Ray's FaultTolerantActorManager, one task in flight each."""
+    """Collectors, one task in flight each."""
 
-    def __init__(self, make_collector: Callable[[int], Any], config: FleetConfig) -> None:
+    def __init__(self, make_collector: Callable[..., Any], config: FleetConfig) -> None:
         """Start the collectors; returns before they answer.
 
         Args:
-            make_collector: index -> actor handle.
+            make_collector: index -> actor handle; with the keyword `avoid`, ids of nodes that it shall not come to,
+                where some are quarantined. An actor with a method `progress` (see `actors.collector`) has a
+                concurrency group "watch" and is asked for its progress; another one hangs when its task takes too long.
             config: how many, and when they are taken for hung or lost.
         """
         self.totals = Totals()
         self._config = config
-        # Requests over the manager's in-flight limit vanish silently, so we never send a second one to an actor.
-        self._manager = FaultTolerantActorManager(
-            [make_collector(i) for i in range(config.collectors)], max_remote_requests_in_flight_per_actor=1
-        )
-        # A collector gets work once it has answered, so that its start does not count as the task's time.
-        for actor_id in self._manager.actor_ids():
-            self._manager.set_actor_state(actor_id, healthy=False)
+        self._crew = Crew(make_collector, config)
         self._queue: collections.deque[tuple[Work, int]] = collections.deque()
         self._busy: dict[int, tuple[Work, int, float]] = {}
-        self._probed = 0.0
-        self._answered = time.monotonic()
-        self._last_error = "none of them ever answered"
+        self._enough = 0.0  # when there were last as many as there must be, in watched seconds
         self.broadcast_s = 0.0  # spent putting weights into the object store, altogether
 
     def start(self, tasks: Sequence[Task], weights: Weights | None = None) -> Work:
@@ -114,8 +109,8 @@ class Fleet:
         """Block until the work is done.
 
         Raises:
-            FleetError: if a task failed three times, collectors died too often, none answers any more, or the store's
-                disk is full.
+            FleetError: if a task failed three times, collectors failed too often, too few answer for too long, or the
+                store's disk is full.
         """
         while not work.done:
             self.poll(_POLL_S)
@@ -141,87 +136,108 @@ class Fleet:
                 on_poll()
 
     def poll(self, timeout_s: float) -> None:
-        """Collect results, replace the dead and the hung, hand out queued tasks."""
+        """Collect results, replace the dead and the hung, hand out queued tasks.
+
+        Raises:
+            FleetError: as `wait`.
+        """
         if self._busy:
-            for call in self._manager.fetch_ready_async_reqs(timeout_seconds=timeout_s):
-                work, index, _ = self._busy.pop(call.actor_id)
-                if call.ok:
-                    work.results[index] = call.get()
-                    self.totals.add(call.get())
+            for member, ok, value in self._crew.results(timeout_s):
+                if ok:
+                    work, index, _ = self._busy.pop(member)
+                    work.results[index] = value
+                    self.totals.add(value)
+                    self._crew.done(member, value.rss_bytes, time.monotonic())
                 else:
-                    self._failed(work, index, call.get())
+                    self._lost(self._crew.failed(member, value, time.monotonic()))
         elif timeout_s:
             time.sleep(timeout_s)
         now = time.monotonic()
-        for actor_id, (work, index, since) in list(self._busy.items()):
-            if now - since > self._config.task_timeout_s:
-                ray.kill(self._manager.actors()[actor_id], no_restart=False)
-                self._busy[actor_id] = (work, index, now)
-        if self._busy or self.healthy or not self._queue:
-            self._answered = now
-        elif now - self._answered > self._config.start_timeout_s:
-            allowed = f"fleet.start_timeout_s = {self._config.start_timeout_s:.0f}"
-            raise FleetError(f"no collector answered for {allowed} s; last error: {self._last_error}")
-        if self.healthy < self.size and now - self._probed > _PROBE_EVERY_S:
-            self._probed = now
-            for answer in self._manager.foreach_actor(
-                "ping", remote_actor_ids=self._unhealthy(), healthy_only=False, timeout_seconds=0.1, mark_healthy=True
-            ):
-                if not answer.ok:
-                    self._last_error = _line(answer.get())
-        for actor_id in self._manager.healthy_actor_ids():
-            if self._queue and actor_id not in self._busy:
-                self._send(actor_id, *self._queue.popleft())
+        limit = self._config.task_timeout_s
+        for member in [m for m, (_, _, since) in self._busy.items() if now - since > limit]:
+            line = f"a task took longer than fleet.task_timeout_s = {limit:g} s"
+            self._lost(self._crew.end(member, Cause("hung", "task too long"), now, line))
+        for loss in self._crew.tend(now, self._busy.keys()):
+            self._lost(loss)
+        self._check_numbers()
+        if self._queue:
+            for member in self._crew.up:
+                if self._queue and member not in self._busy:
+                    self._send(member, *self._queue.popleft())
 
     @property
     def size(self) -> int:
-        """Collectors, alive or not."""
-        return int(self._manager.num_actors())
+        """Collectors that there should be, alive or not."""
+        return self._crew.slots
 
     @property
     def healthy(self) -> int:
         """Collectors that answer."""
-        return int(self._manager.num_healthy_actors())
+        return len(self._crew.up)
 
-    def _unhealthy(self) -> list[int]:
-        healthy = set(self._manager.healthy_actor_ids())
-        return [i for i in self._manager.actor_ids() if i not in healthy]
+    def status(self) -> RoleStatus:
+        """The collectors for the operator; restarts are counted when a process is lost."""
+        causes = dict(self._crew.supervision.causes)
+        return RoleStatus(
+            role="collectors",
+            alive=self.healthy,
+            wanted=self.size,
+            restarts=sum(causes.values()),
+            causes=causes,
+            rss_bytes=self._crew.rss_bytes,
+            samples=self.totals.rows,
+            seconds={"wait_" + k if k.startswith("store_") else k: v for k, v in self.totals.seconds.items()},
+            last_failure=self.totals.last_failure,
+        )
 
     def call(self, method: str, **kwargs: Any) -> list[Any]:
         """Call a method on every healthy collector and wait (pinning in benchmarks)."""
-        return [r.get() for r in self._manager.foreach_actor(method, kwargs=kwargs, timeout_seconds=60.0)]
+        return self._crew.call(method, **kwargs)
 
     def stop(self) -> None:
         """End every collector."""
-        for actor in self._manager.actors().values():
-            ray.kill(actor, no_restart=True)
-        self._manager.clear()
+        self._crew.stop()
         self._busy.clear()
         self._queue.clear()
 
-    def _send(self, actor_id: int, work: Work, index: int) -> None:
-        kwargs = {"task": work.tasks[index], "weights": work.weights}
-        sent = self._manager.foreach_actor_async("run", kwargs=kwargs, remote_actor_ids=[actor_id])
-        if sent == 1:
-            self._busy[actor_id] = (work, index, time.monotonic())
+    def _send(self, member: int, work: Work, index: int) -> None:
+        if self._crew.send(member, {"task": work.tasks[index], "weights": work.weights}):
+            self._busy[member] = (work, index, time.monotonic())
         else:
             self._queue.appendleft((work, index))
 
-    def _failed(self, work: Work, index: int, error: Exception) -> None:
-        self.totals.failures += 1
-        self._last_error = self.totals.last_failure = _line(error)
-        if isinstance(error, DiskFullError):
+    def _check_numbers(self) -> None:
+        """Too few collectors for too long are an error where there is work for them."""
+        least, now = max(bounds(self._config)[0], 1), self._crew.watched.now
+        answering = self.healthy
+        if answering >= least or not (self._queue or self._busy):
+            self._enough = now
+        elif now - self._enough > self._config.start_timeout_s:
+            raise FleetError(
+                f"{answering} collectors answer, fewer than fleet.min_collectors = {least}, for "
+                f"fleet.start_timeout_s = {self._config.start_timeout_s:g} s; last error: {self._crew.last_error}"
+            )
+
+    def _lost(self, loss: Loss) -> None:
+        """Queue again what a lost collector did, and stop where that has no prospects."""
+        work, index, _ = self._busy.pop(loss.member, (None, 0, 0.0))
+        if loss.cause is not None:
+            self.totals.failures += 1
+            self.totals.last_failure = loss.line
+        if isinstance(loss.error, DiskFullError):
             # No other collector has another disk, and what is tried again writes more to it.
-            raise FleetError(f"{_cause(error)}; started again, the run goes on from its last checkpoint") from error
-        # A dead process is the fleet's trouble and is counted there; an exception is likely to come again.
-        if not isinstance(error, RayActorError):
-            work.failures[index] += 1
-        if work.failures[index] >= _MAX_TASK_FAILURES:
-            raise FleetError(f"{work.tasks[index]} failed {_MAX_TASK_FAILURES} times: {_line(error)}") from error
-        if self.totals.failures > self._config.max_restarts:
-            limit = f"fleet.max_restarts = {self._config.max_restarts}"
-            raise FleetError(f"{limit} is used up; last: {_line(error)}") from error
-        self._queue.appendleft((work, index))
+            said = f"{_cause(loss.error)}; started again, the run goes on from its last checkpoint"
+            raise FleetError(said) from loss.error
+        if work is not None:
+            # A dead process is the fleet's trouble and is counted there; what the task does is likely to come again.
+            if loss.cause is not None and loss.cause.kind in ("raised", "hung"):
+                work.failures[index] += 1
+            if work.failures[index] >= _MAX_TASK_FAILURES:
+                raise FleetError(f"{work.tasks[index]} failed {_MAX_TASK_FAILURES} times: {loss.line}") from loss.error
+        if limit := self._crew.supervision.exceeded(time.monotonic()):
+            raise FleetError(f"{limit}; last: {loss.line}") from loss.error
+        if work is not None:
+            self._queue.appendleft((work, index))
 
 
 def _plain(weights: Weights) -> dict[str, NDArray[Any]]:
@@ -231,7 +247,3 @@ def _plain(weights: Weights) -> dict[str, NDArray[Any]]:
 def _cause(error: Exception) -> str:
     """Ray's copy of an exception has the remote traceback in its text."""
     return str(error.cause if isinstance(error, RayTaskError) else error)
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error).strip() else ''}"

@@ -15,11 +15,12 @@ import dataclasses
 import functools
 import importlib.metadata
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from actors.scenes.models import open_imports
 from actors.scenes.suite import Suite, held_out_suite
+from cluster.crew import WATCH
 from cluster.draining import own_sigterm
 from cluster.fleet import Fleet
 from cluster.pace import check_pace
@@ -99,7 +100,7 @@ def build_program(config: RunConfig, directory: RunDirectory) -> Iterator[Progra
         # A cluster may get more nodes later; a Ray of our own has just this one.
         if location.node and (config.ray_address or len(ray.nodes()) > 1):
             writer = start_replay_writer(location, f"w-a{directory.attempt:04d}", config.replay)
-        fleet = Fleet(lambda index: make_collector(config, directory, location, writer, index), acting)
+        fleet = Fleet(functools.partial(make_collector, config, directory, location, writer), acting)
         checkpoints = open_checkpoints(config, directory)
         yield Program(config, directory, store, fleet, held_out_suite(config), checkpoints, metrics, data)
     finally:
@@ -169,13 +170,23 @@ def open_checkpoints(config: RunConfig, directory: RunDirectory) -> Checkpoints:
     return Checkpoints(directory.path / "checkpoints", keeping.keep, keeping.every_nth, keeping.keep_best)
 
 
-def make_collector(config: RunConfig, directory: RunDirectory, location: StoreLocation, writer: Any, index: int) -> Any:
-    """One collector actor; Ray starts it again, with the same arguments, when its process dies."""
+def make_collector(
+    config: RunConfig,
+    directory: RunDirectory,
+    location: StoreLocation,
+    writer: Any,
+    index: int,
+    avoid: Sequence[str] = (),
+) -> Any:
+    """One collector actor, on none of the nodes `avoid`; the fleet makes another one when its process dies."""
     import ray
 
     from actors.collector import Collector
 
-    actor = ray.remote(num_cpus=config.fleet.cpus_per_collector, max_restarts=-1, max_concurrency=1)(Collector)
+    options: dict[str, Any] = {"num_cpus": config.fleet.cpus_per_collector, "concurrency_groups": {WATCH: 1}}
+    if avoid:
+        options["label_selector"] = {"ray.io/node-id": f"!in({','.join(avoid)})"}
+    actor = ray.remote(max_restarts=0, **options)(Collector)
     # The attempt keeps this process apart from one of a killed driver that may still be writing.
     name = f"c{index:03d}-a{directory.attempt:04d}"
     opener = functools.partial(open_writer, location, writer, config.replay)

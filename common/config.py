@@ -95,12 +95,22 @@ class FleetConfig:
     collectors: int = free(2, "collector actors; 0 where replay.train_from gives the data", ">= 0")
     cpus_per_collector: float = free(0.5, "CPUs that Ray reserves per collector", ">= 0")
     shards: int = fixed(2, "pieces a round's work is cut into; any collector may do any piece", "> 0")
-    task_timeout_s: float = free(120.0, "a piece of work that takes longer is taken for hung", "> 0")
-    start_timeout_s: float = free(180.0, "the run stops if no collector answers for this long", "> 0")
+    min_collectors: int = free(1, "the run stops if fewer collectors answer for start_timeout_s", "> 0")
+    max_collectors: int = free(0, "grow to so many where nodes have room; 0: no more than collectors", ">= 0")
+    hang_timeout_s: float = free(90.0, "a collector without progress for this long, or without an answer, hangs", "> 0")
+    task_timeout_s: float = free(1800.0, "a piece of work that takes longer is taken away, progress or not", "> 0")
+    start_timeout_s: float = free(180.0, "the run stops if too few collectors answer for this long", "> 0")
     rounds_in_flight: int = free(
         2, "imitation rounds collected at a time where deterministic is false, each behind the one before", "> 0"
     )
-    max_restarts: int = free(20, "restarts of collectors before the run stops with their last error", ">= 0")
+    max_restarts: int = free(20, "collectors that may die, hang or raise within restart_window_s", ">= 0")
+    restart_window_s: float = free(3600.0, "length of that window; 0: the whole run", ">= 0")
+    quarantine_s: float = free(
+        300.0, "a node whose collectors fail three times in a row gets none for this long", ">= 0"
+    )
+    max_age_s: float = free(0.0, "a collector older than this is renewed between tasks; 0: never", ">= 0")
+    max_tasks: int = free(0, "a collector that did so many tasks is renewed; 0: never", ">= 0")
+    max_rss_bytes: int = free(0, "a collector with more resident memory is renewed between tasks; 0: never", ">= 0")
 
 
 @dataclasses.dataclass
@@ -186,7 +196,12 @@ def check(config: RunConfig) -> None:
     check_scenes(config.scenes)
     check_replay(config.replay)
     fleet = config.fleet
-    check_renderer(config.renderer, task_timeout_s=fleet.task_timeout_s, start_timeout_s=fleet.start_timeout_s)
+    check_renderer(
+        config.renderer,
+        collectors=fleet.collectors,
+        task_timeout_s=fleet.task_timeout_s,
+        start_timeout_s=fleet.start_timeout_s,
+    )
 
 
 def _check_control(config: RunConfig) -> None:
@@ -204,6 +219,13 @@ def _check_control(config: RunConfig) -> None:
 
 
 def _check_collecting(config: RunConfig) -> None:
+    fleet = config.fleet
+    if fleet.max_collectors and fleet.max_collectors < fleet.collectors:
+        allowed = f"0, or >= fleet.collectors = {fleet.collectors}"
+        raise ConfigError(bad_value("fleet.max_collectors", fleet.max_collectors, allowed))
+    if fleet.min_collectors > max(fleet.collectors, 1):
+        allowed = f"<= fleet.collectors = {fleet.collectors}"
+        raise ConfigError(bad_value("fleet.min_collectors", fleet.min_collectors, allowed))
     if config.fleet.collectors:
         return
     if not config.replay.train_from:

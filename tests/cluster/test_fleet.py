@@ -59,7 +59,7 @@ def make(tmp_path):
     fleets = []
 
     def build(**settings):
-        actor = ray.remote(num_cpus=0.5, max_restarts=-1)(Scripted)
+        actor = ray.remote(num_cpus=0.5, max_restarts=0)(Scripted)
         fleet = Fleet(lambda i: actor.remote(f"c{i}", str(tmp_path)), FleetConfig(**settings))
         fleets.append(fleet)
         return fleet
