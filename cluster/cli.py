@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 
-from cluster import bench_verb, replay_verb
+from cluster import bench_verb, replay_verb, status_verb
 from cluster.assets_verb import add_arguments
 from cluster.bench_verb import quiet_libraries
 from cluster.config_loading import load_config
@@ -33,6 +33,7 @@ _EXAMPLES = """examples:
   servofleet bench learner --json                   our learners against plain torch loops
   servofleet bench inference --quick                frames per second of the policy, in a minute
   servofleet render scenes.png scenes.difficulty=hard   a picture of scenes as episodes draw them
+  servofleet status runs/quickstart-0 --watch       what a run is doing, from another shell
   servofleet doctor                                 what this machine lacks
 """
 
@@ -112,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     render.add_argument(
         "overrides", nargs="*", metavar="OUT.png | name=value", help="the picture (default scenes.png), and settings"
     )
+    status_verb.add_arguments(verb("status", status_verb.status, "Say what a run is doing; works from any shell."))
     takes_overrides(verb("doctor", _doctor, "Check this machine and say what to fix."))
     return parser
 

@@ -165,8 +165,9 @@ class Run:
         if restarts > self.config.learner.max_restarts:
             limit = f"learner.max_restarts = {self.config.learner.max_restarts}"
             raise LearnerLostError(f"{limit} is used up; last: {error}") from error
-        self.display.say(f"learner lost: {error}")
-        rounds, self.rounds, self._score = self.rounds, None, None
+        self.display.learner_lost(error)
+        rounds, self.rounds = self.rounds, None
+        self.scores.forget()
         if rounds is not None:
             rounds.learner.close()
         self.saver.settle()
@@ -199,7 +200,8 @@ class Run:
             row["checkpoint_s"], row["checkpoint_wait_s"] = self.saver.take_seconds()
             self.cut.counter += 1
             self.log({"phase": name, "round": self.cut.round, "total_samples": self.cut.samples, **row})
-            self.display.round(self.cut.round, row)
+            self.display.round(self.cut.round, row, rounds.cursors().get("pace", {}).get("limiter"))
+            self.program.tracker.system(self.display.board.numbers(), self.cut.counter)
             self._quick_evaluation(name, phase)
             if self.cut.round < rounds.total_rounds and (self._due() or self._is_best()):
                 self.save(wait=False)
@@ -217,7 +219,7 @@ class Run:
 
     def evaluate(self, stage: str, policy: str) -> None:
         """Evaluate on the whole suite; the metrics become part of the cut."""
-        self.display.say(f"evaluating {stage} on {len(self.program.suite.starts)} held-out scenes")
+        self.display.evaluating(stage, len(self.program.suite.starts))
         weights, version = (self.weights, self.version) if policy == "learned" else (None, None)
         result = evaluate_stage(self.program, stage, policy, weights, version, self.cut.lineage, self.display.tick)
         self.cut.stages[stage] = result
@@ -353,6 +355,7 @@ def train(config: RunConfig, display: Display, draining: Draining | None = None)
         ServofleetError: one line that names what is wrong.
     """
     draining = draining or Draining(config.grace_s)
+            display.recording(directory),
     if not (Path(config.dir) / "config.json").exists():
         # What is refused must not be on record as the run's setting.
         starting_weights(config)

@@ -52,6 +52,10 @@ class Tracker:
         rows = [Metric(k, float(v), now, step) for k, v in values.items() if abs(float(v)) < float("inf")]
         self._client.log_batch(self.run_id, metrics=rows)
 
+    def system(self, values: Mapping[str, float], step: int) -> None:
+        """Log finite numbers of the processes as `system/...`; `step` counts over all phases."""
+        self.metrics({f"system/{name}": value for name, value in values.items()}, step)
+
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags."""
         self._client.log_batch(self.run_id, tags=[RunTag(k, v) for k, v in values.items()])
