@@ -355,7 +355,6 @@ def train(config: RunConfig, display: Display, draining: Draining | None = None)
         ServofleetError: one line that names what is wrong.
     """
     draining = draining or Draining(config.grace_s)
-            display.recording(directory),
     if not (Path(config.dir) / "config.json").exists():
         # What is refused must not be on record as the run's setting.
         starting_weights(config)
@@ -365,6 +364,7 @@ def train(config: RunConfig, display: Display, draining: Draining | None = None)
         if finished.exists():
             return display.finished(finished)
         with (
+            display.recording(directory),
             build_program(config, directory) as program,
             display.live(program),
             contextlib.closing(Run(program, display, draining)) as run,
