@@ -7,20 +7,28 @@ import argparse
 from cluster.config_loading import load_config
 from common.errors import ConfigError, bad_value
 
-_FIXED = {"render": "its scene is", "replay": "its episodes are", "inference": "its networks are"}
-_QUICK = tuple(_FIXED)
+_FIXED = {
+    "render": "its scene is",
+    "replay": "its episodes are",
+    "inference": "its networks are",
+    "soak": "its fleet is",
+}
+_QUICK = ("render", "replay", "inference")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the verb its arguments, except `--json` and settings."""
     parser.add_argument(
         "what",
-        choices=["pipeline", "render", "replay", "learner", "inference"],
-        help="pipeline: every part and end to end; render, replay, learner: ours against others; inference: the policy",
+        choices=["pipeline", "render", "replay", "learner", "inference", "soak"],
+        help="pipeline: every part and end to end; render, replay, learner: ours against others; inference: policy; "
+        "soak: a fleet for long",
     )
     parser.add_argument("--repeats", type=positive, default=3, help="repeats per figure; medians are reported")
     parser.add_argument("--quick", action="store_true", help="fewer configurations, about one minute")
     parser.add_argument("--pictures", metavar="DIR", help="render: keep a PNG of what each renderer drew")
+    parser.add_argument("--minutes", type=float, help="soak: how long (default 30)")
+    parser.add_argument("--kills", type=int, help="soak: processes killed meanwhile (default 0: memory is judged)")
 
 
 def bench(arguments: argparse.Namespace) -> int:
@@ -36,6 +44,8 @@ def bench(arguments: argparse.Namespace) -> int:
         raise ConfigError(bad_value("bench", what, "render, with --pictures"))
     if what not in _QUICK and arguments.quick:
         raise ConfigError(bad_value("bench", what, f"one of {', '.join(_QUICK)}, with --quick"))
+    if what != "soak" and (arguments.minutes is not None or arguments.kills is not None):
+        raise ConfigError(bad_value("bench", what, "soak, with --minutes or --kills"))
     if what == "render":
         from cluster.bench_render import bench_render
 
@@ -48,6 +58,12 @@ def bench(arguments: argparse.Namespace) -> int:
         from cluster.bench_inference import bench_inference
 
         bench_inference(quick=arguments.quick, as_json=as_json)
+    elif what == "soak":
+        quiet_libraries()
+        from cluster.bench_soak import bench_soak
+
+        minutes = 30.0 if arguments.minutes is None else arguments.minutes
+        bench_soak(minutes=minutes, kills=arguments.kills or 0, as_json=as_json)
     else:
         config = load_config(arguments.overrides or ["experiment=quickstart"])
         quiet_libraries()

@@ -1,0 +1,109 @@
+"""The processes of a soak and what they hold, from /proc: memory, open files, shared memory."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import ctypes
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+# How Ray names the processes of our actors.
+ROLES = {"ray::Collector": "collectors", "ray::ReplayWriter": "writer"}
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_SHARED = "/dev/shm/"
+_RAYS_OWN = ("plasma", "ray")  # Ray's object store; it is unlinked or goes with its raylet
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+@dataclasses.dataclass(frozen=True)
+class Process:
+    """A process that lives: its number, when it began [clock ticks since boot], its role, "" for Ray's own."""
+
+    pid: int
+    started: int
+    role: str
+
+
+@contextlib.contextmanager
+def adopting() -> Iterator[None]:
+    """While this holds, processes whose parent died become children of this one, so that `descendants` sees them."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER) is refused")
+    try:
+        yield
+    finally:
+        libc.prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
+def descendants() -> list[Process]:
+    """Children of this process, their children and so on; those that ended and wait to be reaped do not count."""
+    children: dict[int, list[Process]] = collections.defaultdict(list)
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            fields = (folder / "stat").read_text().rsplit(")", 1)[1].split()
+            if fields[0] not in "ZX":
+                name = (folder / "cmdline").read_bytes().decode(errors="replace")
+                role = next((r for start, r in ROLES.items() if name.startswith(start)), "")
+                children[int(fields[1])].append(Process(int(folder.name), int(fields[19]), role))
+    found, parents = [], [os.getpid()]
+    while parents:
+        below = children.get(parents.pop(), [])
+        found += below
+        parents += [p.pid for p in below]
+    return found
+
+
+def reap() -> None:
+    """Let go of adopted children that ended; those of others are left to who waits for them."""
+    for process in list(_zombies()):
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(process, os.WNOHANG)
+
+
+def _zombies() -> Iterator[int]:
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            fields = (folder / "stat").read_text().rsplit(")", 1)[1].split()
+            if fields[0] == "Z" and int(fields[1]) == os.getpid():
+                yield int(folder.name)
+
+
+def memory(pid: int) -> tuple[int, int] | None:
+    """Resident bytes, and those of them that no file stands behind; None if the process ended."""
+    try:
+        fields = Path(f"/proc/{pid}/statm").read_text().split()
+    except OSError:
+        return None
+    return int(fields[1]) * _PAGE, (int(fields[1]) - int(fields[2])) * _PAGE
+
+
+def open_handles() -> Mapping[str, int]:
+    """Open file handles of this process by kind: "file", "socket", "pipe", "anon_inode"."""
+    kinds: collections.Counter[str] = collections.Counter()
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # the handle of the listing itself
+            target = os.readlink(f"/proc/self/fd/{name}")
+            kinds["file" if target.startswith("/") else target.split(":")[0]] += 1
+    return kinds
+
+
+def shared_memory(pids: list[int]) -> set[str]:
+    """Names below /dev/shm that these processes have mapped and that are not Ray's own."""
+    names: set[str] = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+                at = line.find(_SHARED)
+                name = line[at + len(_SHARED) :].removesuffix(" (deleted)")
+                if at >= 0 and not name.startswith(_RAYS_OWN):
+                    names.add(name)
+    return names
+
+
+def still_there(names: set[str]) -> list[str]:
+    """Those of the names that still lie below /dev/shm."""
+    return sorted(n for n in names if Path(_SHARED, n).exists())

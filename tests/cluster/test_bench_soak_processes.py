@@ -1,0 +1,89 @@
+"""What /proc says of real processes: whose they are, what they hold."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from multiprocessing import shared_memory as shm
+
+import pytest
+
+from cluster.bench_soak_processes import (
+    adopting,
+    descendants,
+    memory,
+    open_handles,
+    reap,
+    shared_memory,
+    still_there,
+)
+
+
+def test_roles_are_known_by_the_names_that_ray_gives():
+    # With `exec -a` the process carries the name, as Ray's workers do.
+    started = [subprocess.Popen(["bash", "-c", f"exec -a {n} sleep 30"]) for n in ("ray::Collector.run", "ray::IDLE")]
+    try:
+        deadline = time.monotonic() + 10.0
+        while not (found := {p.pid: p.role for p in descendants()}).get(started[0].pid):
+            assert time.monotonic() < deadline
+        assert found[started[0].pid] == "collectors" and found[started[1].pid] == ""
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    assert not {p.pid for p in started} & {p.pid for p in descendants()}
+
+
+def test_an_orphan_is_still_seen_while_it_is_adopted():
+    """Its parent dies first, as a killed raylet leaves its workers."""
+    script = "import subprocess as s; print(s.Popen(['sleep', '30'], stdout=s.DEVNULL, stderr=s.DEVNULL).pid)"
+    with adopting():
+        said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        orphan = int(said.stdout)
+        assert orphan in {p.pid for p in descendants()}
+        os.kill(orphan, 9)
+        deadline = time.monotonic() + 10.0
+        while os.path.exists(f"/proc/{orphan}"):
+            reap()
+            assert time.monotonic() < deadline
+    assert orphan not in {p.pid for p in descendants()}
+
+
+def test_memory_grows_by_what_is_taken():
+    before = memory(os.getpid())
+    taken = bytearray(b"1") * 60_000_000
+    after = memory(os.getpid())
+    assert before is not None and after is not None
+    assert 50e6 < after[0] - before[0] < 90e6 and 50e6 < after[1] - before[1] < 90e6
+    del taken
+    assert memory(2**22 + 1) is None
+
+
+def test_open_handles_are_counted_by_kind(tmp_path):
+    before = open_handles()
+    with open(tmp_path / "a", "w"), contextlib.closing(__import__("socket").socket()):
+        during = open_handles()
+    assert during["file"] == before["file"] + 1 and during["socket"] == before["socket"] + 1
+    assert open_handles() == before
+
+
+def test_shared_memory_that_was_mapped_and_stays_is_named():
+    block = shm.SharedMemory(create=True, size=4096)
+    try:
+        mapped = shared_memory([os.getpid()])
+        assert block.name in mapped and still_there(mapped) == [block.name]
+    finally:
+        block.close()
+        block.unlink()
+    assert block.name not in shared_memory([os.getpid()]) and still_there({block.name}) == []
+
+
+@pytest.mark.parametrize("name", ["plasma-1", "ray-2"])
+def test_what_is_rays_own_is_left_out(name):
+    block = shm.SharedMemory(name=f"{name}-{os.getpid()}", create=True, size=4096)
+    try:
+        assert block.name not in shared_memory([os.getpid()])
+    finally:
+        block.close()
+        block.unlink()
