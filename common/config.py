@@ -198,7 +198,8 @@ def check(config: RunConfig) -> None:
     fleet = config.fleet
     check_renderer(
         config.renderer,
-        collectors=fleet.collectors,
+        collectors=max(fleet.collectors, fleet.max_collectors),
+        hang_timeout_s=fleet.hang_timeout_s,
         task_timeout_s=fleet.task_timeout_s,
         start_timeout_s=fleet.start_timeout_s,
     )

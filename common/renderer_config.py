@@ -41,12 +41,14 @@ class RendererConfig:
     log_bytes: int = free(10_000_000, "a log that grows over this loses its older half", "> 0")
 
 
-def check_renderer(config: RendererConfig, *, task_timeout_s: float, start_timeout_s: float) -> None:
+def check_renderer(
+    config: RendererConfig, *, collectors: int, hang_timeout_s: float, task_timeout_s: float, start_timeout_s: float
+) -> None:
     """Check the settings against each other and against the fleet's.
 
     Args:
         config: of the renderer.
-        task_timeout_s, start_timeout_s: `fleet`'s.
+        collectors, hang_timeout_s, task_timeout_s, start_timeout_s: `fleet`'s.
 
     Raises:
         ConfigError: naming the first setting that contradicts another.
@@ -57,8 +59,14 @@ def check_renderer(config: RendererConfig, *, task_timeout_s: float, start_timeo
     if (config.place == "remote") != bool(config.address):
         allowed = "an address where renderer.place = 'remote', else empty"
         raise ConfigError(bad_value("renderer.address", config.address, allowed))
+    if config.place == "remote" and collectors > 1:
+        allowed = "0 or 1 where renderer.place = 'remote', for a server serves one client"
+        raise ConfigError(bad_value("fleet.collectors", collectors, allowed))
     if not config.backoff_s or min(config.backoff_s) < 0.0:
         raise ConfigError(bad_value("renderer.backoff_s", config.backoff_s, "one wait or more, each >= 0"))
+    if config.place != "embedded" and hang_timeout_s <= config.call_timeout_s:
+        allowed = f"> renderer.call_timeout_s = {config.call_timeout_s}"
+        raise ConfigError(bad_value("fleet.hang_timeout_s", hang_timeout_s, allowed))
     if config.place != "supervised":
         return
     # A collector builds its renderer when it starts, and waits for a replaced one within a task.

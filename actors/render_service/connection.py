@@ -25,7 +25,8 @@ from common.proto.servofleet.v1.render_pb2_grpc import RenderServiceStub
 
 T = TypeVar("T")
 ERROR_KEY = "servofleet-error"
-_NAMED: dict[str, type[Exception]] = {
+# A server that ran out of memory ends because of it.
+_NAMED: dict[str, type[Exception]] = {"MemoryError": RendererLostError} | {
     kind.__name__: kind
     for kind in (SceneError, AssetError, RendererError, RendererLostError, LateFrameError, LimitError)
 }

@@ -25,7 +25,7 @@ from actors.render_service.supervisor_process import (
     socket_folder,
 )
 from actors.render_service.supervisor_report import Event, Report, State
-from common.errors import RenderServerError, RenderServerQuarantinedError
+from common.errors import RendererLostError, RendererQuarantinedError
 from common.renderer_config import RendererConfig
 
 _LOG = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class Supervisor:
         Args:
             config: budgets and limits.
             make_argv: folder for a socket, new for each start -> (command line, address that it will listen at).
-            probe: (address, seconds) -> health; raises RenderServerError where no good answer came within that time.
+            probe: (address, seconds) -> health; raises RendererLostError where no good answer came within that time.
             folder: of the logs.
             known_machine: file that says that a server started here before, so that the next start is a warm one;
                 None takes only the first start of this supervisor for a cold one.
@@ -82,18 +82,18 @@ class Supervisor:
         """Wait for a server that answers; returns its generation and address. Budgets and quarantine bound the wait.
 
         Raises:
-            RenderServerQuarantinedError: if there will be none, with the cause.
-            RenderServerError: if the supervisor was stopped.
+            RendererQuarantinedError: if there will be none, with the cause.
+            RendererLostError: if the supervisor was stopped.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._state in ("up", "quarantined", "stopped"))
             if self._state == "quarantined":
-                raise RenderServerQuarantinedError(f"the render server is not started again: {self._reason}")
+                raise RendererQuarantinedError(f"the render server is not started again: {self._reason}")
             if self._state == "stopped":
-                raise RenderServerError("the render server was stopped")
+                raise RendererLostError("the render server was stopped")
             return self._generation, self._address
 
-    def failed(self, generation: int, cause: Literal["call_failed", "wrong_answer"], detail: str) -> None:
+    def failed(self, generation: int, cause: Literal["lost", "late", "wrong_answer"], detail: str) -> None:
         """Say that a server failed a caller; returns when that server is gone. One that is gone already is none."""
         self._replace(generation, End(cause, detail))
 
@@ -188,7 +188,7 @@ class Supervisor:
                 )
             try:
                 health = self._probe(address, _ASK_S)
-            except RenderServerError:
+            except RendererLostError:
                 self._slept(_POLL_S)
                 continue
             now = time.monotonic()
@@ -211,7 +211,7 @@ class Supervisor:
                 if self._stopping:
                     return End("stopped", "")
                 wished = self._wished
-            if wished is not None and (wished.cause != "call_failed" or not _exits_soon(process)):
+            if wished is not None and (wished.cause != "lost" or not _exits_soon(process)):
                 return wished
             if (code := _exit_code(process)) is not None:
                 end = end_of_exit(code, was_up=True)
@@ -221,7 +221,11 @@ class Supervisor:
             try:
                 self._health = self._probe(self._address, config.heartbeat_timeout_s)
                 misses = 0
-            except RenderServerError as e:
+                if self._health.busy_s > config.call_timeout_s:
+                    return End(
+                        "hung", f"at one request for longer than renderer.call_timeout_s = {config.call_timeout_s:g}"
+                    )
+            except RendererLostError as e:
                 misses += 1
                 if misses >= config.heartbeat_misses and _exit_code(process) is None:
                     return End("hung", f"renderer.heartbeat_misses = {misses} in a row: {e}")
@@ -278,5 +282,5 @@ def _exits_soon(process: ServerProcess) -> bool:
 def _exit_code(process: ServerProcess) -> int | None:
     try:
         return process.poll()
-    except RenderServerError:
+    except RendererLostError:
         return process.poll()  # the guard was killed; the server is now as well

@@ -17,7 +17,8 @@ Cause = Literal[
     "out_of_memory",
     "crashed",
     "hung",
-    "call_failed",
+    "lost",
+    "late",
     "wrong_answer",
     "recycled",
     "stopped",
@@ -34,12 +35,16 @@ class Health:
     Attributes:
         resets: scenes built since it started.
         rss_bytes: resident memory of its process.
-        vram_bytes: GPU memory of its process; 0 where it has none.
+        vram_bytes: GPU memory that it holds; 0 where it does not know.
+        busy_s: for how long it has been at work on one request; 0.0 where on none.
+        advised: it would be better replaced, for a reason of its own.
     """
 
     resets: int = 0
     rss_bytes: int = 0
     vram_bytes: int = 0
+    busy_s: float = 0.0
+    advised: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +93,7 @@ def recycle_due(health: Health, config: RendererConfig) -> str:
     for name, value, setting, limit in limits:
         if limit and value >= limit:
             return f"{name} = {value} reached renderer.{setting} = {limit}"
-    return ""
+    return "its backend advises it" if health.advised else ""
 
 
 class FailureRecord:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from common.errors import RenderServerError
+from common.errors import RendererLostError
 
 # What a server needs of the environment: where things are, which GPU, and that Isaac Sim's licence was accepted. What
 # else a collector has, Ray's and Python's above all, would change how the server starts.
@@ -108,7 +108,7 @@ class ServerProcess:
         """Exit code of the server, negative for a signal; None while it runs.
 
         Raises:
-            RenderServerError: if its guard was killed; then the server is killed as well.
+            RendererLostError: if its guard was killed; then the server is killed as well.
         """
         if self._code is None:
             gone = self._guard.poll() is not None  # asked before listening, so that its last words are heard
@@ -117,14 +117,14 @@ class ServerProcess:
                 self._kill_group()
                 self._code = -signal.SIGKILL
                 self._channel.close()
-                raise RenderServerError("the render server's guard was killed, and the server with it")
+                raise RendererLostError("the render server's guard was killed, and the server with it")
         return self._code
 
     def end(self, grace_s: float) -> int:
         """Ask the server to end, wait, kill its group; nothing of it is left afterwards. Returns its exit code.
 
         Raises:
-            RenderServerError: if processes of it do not even end when killed, as those that wait for a GPU may.
+            RendererLostError: if processes of it do not even end when killed, as those that wait for a GPU may.
         """
         with contextlib.suppress(OSError):
             if grace_s > 0.0 and self._code is None:
@@ -135,7 +135,7 @@ class ServerProcess:
             if not self._ended_within(_KILLED_WITHIN_S):
                 self._kill_group()
                 self._channel.close()
-                raise RenderServerError(f"render server {self.pid} does not end though it was killed")
+                raise RendererLostError(f"render server {self.pid} does not end though it was killed")
         self._channel.close()
         self._guard.wait(_KILLED_WITHIN_S)
         assert self._code is not None
@@ -147,7 +147,7 @@ class ServerProcess:
             try:
                 if self.poll() is not None:
                     return True
-            except RenderServerError:
+            except RendererLostError:
                 return True
             if time.monotonic() >= deadline:
                 return False

@@ -8,7 +8,7 @@ from common.config import RendererConfig, RunConfig, walk
 from common.errors import ConfigError
 from common.renderer_config import check_renderer
 
-FLEET = {"task_timeout_s": 120.0, "start_timeout_s": 180.0}
+FLEET = {"collectors": 1, "hang_timeout_s": 90.0, "task_timeout_s": 120.0, "start_timeout_s": 180.0}
 
 
 @pytest.mark.parametrize("place", ["embedded", "supervised"])
@@ -22,10 +22,12 @@ def test_the_defaults_fit_each_other_in_every_place(place):
     [
         ({"backend": "isaacsim"}, {}, "renderer.place = 'embedded': allowed is supervised or remote where"),
         ({"place": "remote"}, {}, "renderer.address = '': allowed is an address where"),
+        ({"place": "remote", "address": "127.0.0.1:1"}, {"collectors": 2}, "fleet.collectors = 2: allowed is 0 or 1"),
         ({"address": "127.0.0.1:1"}, {}, "renderer.address = '127.0.0.1:1': allowed is"),
         ({"backoff_s": []}, {}, r"renderer.backoff_s = \[\]"),
         ({"backoff_s": [1.0, -1.0]}, {}, "renderer.backoff_s"),
         ({"place": "supervised", "cold_start_s": 1200.0}, {}, "fleet.start_timeout_s = 180.0: allowed is >= renderer"),
+        ({"place": "supervised"}, {"hang_timeout_s": 60.0}, "fleet.hang_timeout_s = 60.0: allowed is > renderer.call"),
         ({"place": "supervised"}, {"task_timeout_s": 80.0}, "fleet.task_timeout_s = 80.0: allowed is > .* = 80.0"),
     ],
 )

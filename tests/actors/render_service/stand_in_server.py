@@ -2,7 +2,7 @@
 
 `SOCKET NAME=VALUE...`: `exit`/`say` (end at once with a code, after a line), `after` (end with `code` after so many
 questions), `late` (seconds before it listens), `deaf=1` (never listens), `stubborn=1` (ignores SIGTERM), `child=1`
-(starts a process that leaves its group), `rss` and `resets` (what it says of itself), `drained` (file it touches on
+(starts a process that leaves its group), `rss`, `resets` and `busy` (what it says of itself), `drained` (file it touches on
 SIGTERM).
 """
 
@@ -43,6 +43,7 @@ def main(path, *pairs):
         asked += 1
         said = {"pid": os.getpid(), "child": child, "environment": dict(os.environ), "argv": sys.argv}
         said |= {"rss_bytes": int(how.get("rss", 1)), "resets": int(how.get("resets", 0))}
+        said["busy_s"] = float(how.get("busy", 0))
         connection.sendall(json.dumps(said).encode())
         connection.close()
     sys.exit(int(how.get("code", 1)))

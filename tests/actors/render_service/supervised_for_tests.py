@@ -11,7 +11,7 @@ from pathlib import Path
 from actors.render_service.supervisor import Supervisor
 from actors.render_service.supervisor_policy import Health
 from common.config import RendererConfig
-from common.errors import RenderServerError
+from common.errors import RendererLostError
 
 STAND_IN = Path(__file__).with_name("stand_in_server.py")
 QUICK = {"backoff_s": [0.0], "heartbeat_s": 0.05, "heartbeat_timeout_s": 0.3, "heartbeat_misses": 2, "grace_s": 5.0}
@@ -25,12 +25,12 @@ def ask(address, timeout_s=2.0):
             connection.connect(address)
             return json.loads(b"".join(iter(lambda: connection.recv(65536), b"")))
         except (OSError, ValueError) as e:
-            raise RenderServerError(f"no answer: {e}") from e
+            raise RendererLostError(f"no answer: {e}") from e
 
 
 def probe(address, timeout_s):
     said = ask(address, timeout_s)
-    return Health(said["resets"], said["rss_bytes"])
+    return Health(said["resets"], said["rss_bytes"], busy_s=said["busy_s"])
 
 
 @contextlib.contextmanager

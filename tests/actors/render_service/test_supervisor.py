@@ -8,7 +8,7 @@ import time
 import pytest
 from supervised_for_tests import alive, ask, eventually, supervised
 
-from common.errors import RenderServerError, RenderServerQuarantinedError
+from common.errors import RendererLostError, RendererQuarantinedError
 
 
 def ends(supervisor):
@@ -23,7 +23,7 @@ def test_a_server_is_up_once_it_answers_and_gone_when_stopped(tmp_path):
         assert supervisor.wait_up() == (1, address) and report.log.endswith("server-0001.log")
     assert not alive(said["pid"]) and (tmp_path / "drained").exists()
     assert ends(supervisor) == ["up", "stopped"] and supervisor.report().state == "stopped"
-    with pytest.raises(RenderServerError, match="was stopped"):
+    with pytest.raises(RendererLostError, match="was stopped"):
         supervisor.wait_up()
 
 
@@ -57,7 +57,7 @@ def test_a_caller_who_says_that_it_failed_returns_to_a_dead_server(tmp_path):
 def test_a_lost_call_is_put_down_to_the_exit_behind_it(tmp_path):
     with supervised(tmp_path, "after=1 code=71", "", heartbeat_s=60.0) as supervisor:
         generation, _ = supervisor.wait_up()
-        supervisor.failed(generation, "call_failed", "connection lost")
+        supervisor.failed(generation, "lost", "connection lost")
         assert supervisor.wait_up()[0] == 2
         assert supervisor.report().ends == {"out_of_memory": 1}
 
@@ -70,6 +70,13 @@ def test_a_planned_replacement_drains_and_counts_as_no_failure(tmp_path):
             assert (tmp_path / "drained").exists()
             (tmp_path / "drained").unlink()
         assert supervisor.wait_up()[0] == 3 and supervisor.report().ends == {"recycled": 2}
+
+
+def test_a_server_stuck_in_one_request_is_replaced_though_it_answers(tmp_path):
+    with supervised(tmp_path, "busy=9", "", call_timeout_s=5.0) as supervisor:
+        eventually(lambda: supervisor.report().generation == 2)
+        assert supervisor.report().ends == {"hung": 1}
+        assert "longer than renderer.call_timeout_s = 5" in supervisor.events[1].detail
 
 
 def test_a_server_is_due_when_its_health_says_so(tmp_path):
@@ -96,14 +103,14 @@ def test_a_server_may_ask_to_be_replaced(tmp_path):
 
 def test_bad_arguments_stop_it_at_once(tmp_path):
     with supervised(tmp_path, "exit=64 say=unknown_backend") as supervisor:
-        with pytest.raises(RenderServerQuarantinedError, match="command line is refused; it said: unknown_backend"):
+        with pytest.raises(RendererQuarantinedError, match="command line is refused; it said: unknown_backend"):
             supervisor.wait_up()
         assert supervisor.report().generation == 1 and supervisor.report().state == "quarantined"
 
 
 def test_repeated_failures_end_in_quarantine_with_their_causes_and_logs(tmp_path):
     with supervised(tmp_path, "exit=71 say=no_room", "exit=69 say=no_gpu", max_failures=3) as supervisor:
-        with pytest.raises(RenderServerQuarantinedError) as caught:
+        with pytest.raises(RendererQuarantinedError) as caught:
             supervisor.wait_up()
         for words in (
             "renderer.max_failures = 3",
@@ -112,7 +119,7 @@ def test_repeated_failures_end_in_quarantine_with_their_causes_and_logs(tmp_path
             "0003.log",
         ):
             assert words in str(caught.value)
-        with pytest.raises(RenderServerQuarantinedError):
+        with pytest.raises(RendererQuarantinedError):
             supervisor.wait_up()
     assert len(list(tmp_path.glob("server-*.log"))) == 3
 
@@ -133,14 +140,14 @@ def test_budgets_are_those_of_cold_and_warm_starts(tmp_path):
         supervisor.wait_up()  # cold: the machine is not known yet
         assert known.exists()
     with supervised(tmp_path / "b", "deaf=1", **settings) as supervisor:
-        with pytest.raises(RenderServerQuarantinedError, match=r"no answer within renderer.warm_start_s = 0"):
+        with pytest.raises(RendererQuarantinedError, match=r"no answer within renderer.warm_start_s = 0"):
             supervisor.wait_up()
         assert not known.exists()  # so that the next start is a cold one: a driver may have changed
 
 
 def test_whoever_waits_hears_of_a_supervisor_that_fails(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(RenderServerQuarantinedError, match="its supervisor failed: FileExistsError"):
+    with pytest.raises(RendererQuarantinedError, match="its supervisor failed: FileExistsError"):
         threading.excepthook, hook = lambda _: None, threading.excepthook
         try:
             with supervised(tmp_path / "file", "") as supervisor:

@@ -41,6 +41,7 @@ def test_a_server_that_asks_to_be_replaced_before_it_answered_would_be_started_f
         ({"recycle_resets": 100}, Health(resets=99), ""),
         ({"recycle_resets": 100}, Health(resets=100), "resets = 100 reached renderer.recycle_resets = 100"),
         ({"recycle_rss_bytes": 10}, Health(rss_bytes=11), "rss_bytes = 11 reached"),
+        ({}, Health(advised=True), "its backend advises it"),
         ({"recycle_vram_bytes": 10}, Health(vram_bytes=12), "vram_bytes = 12 reached"),
     ],
 )

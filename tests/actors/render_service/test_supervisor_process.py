@@ -18,7 +18,7 @@ from actors.render_service.supervisor_process import (
     log_path,
     socket_folder,
 )
-from common.errors import RenderServerError
+from common.errors import RendererLostError
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -35,7 +35,7 @@ def answer(address):
     while True:
         try:
             return ask(address)
-        except RenderServerError:
+        except RendererLostError:
             assert time.monotonic() < deadline, "no server"
             time.sleep(0.01)
 
@@ -93,7 +93,7 @@ def test_no_orphan_when_the_guard_is_killed(tmp_path):
     said = answer(address)
     process._guard.kill()
     eventually(lambda: not alive(said["pid"]))
-    with pytest.raises(RenderServerError, match="guard was killed"):
+    with pytest.raises(RendererLostError, match="guard was killed"):
         while process.poll() is None:
             time.sleep(0.01)
     assert process.poll() == -signal.SIGKILL == process.end(1.0)
