@@ -91,7 +91,7 @@ def check_fresh(head: pb.FrameHead, env_ids: I64, world_T_cam: F64, last: dict[i
         StaleFrameError: naming the environment.
     """
     poses = np.array(head.pose_used, dtype=np.float64).reshape(-1, 4, 4)
-    same = (poses == world_T_cam).reshape(len(poses), -1).all(axis=1)
+    same = (poses == world_T_cam).all(axis=(1, 2))
     frame_ids = np.array(head.frame_ids, dtype=np.int64)
     if not same.all():
         worst = int(np.argmin(same))

@@ -26,7 +26,12 @@ _SPARE_THREADS = 4  # so that Health and Drain answer while every place at the d
 _GRACE = 10.0  # seconds that answers may take to leave
 
 
-def serve(address: Address, limits: Limits, start: Callable[[], Backend]) -> int:
+def serve(
+    address: Address,
+    limits: Limits,
+    start: Callable[[], Backend],
+    make_service: Callable[[Desk, Limits, str, Callable[[bool], None]], RenderService] = RenderService,
+) -> int:
     """Serve until SIGTERM, SIGINT or Drain; call it in the main thread, which `start` and the renderer run in.
 
     Prints one line of JSON on stdout once requests are taken: `{"serving": ADDRESS, "backend", "version", "pid"}`.
@@ -35,6 +40,7 @@ def serve(address: Address, limits: Limits, start: Callable[[], Backend]) -> int
         address: to listen at; port 0 lets the system choose.
         limits: what is accepted.
         start: makes the backend. Health answers while it does.
+        make_service: what answers, of the arguments of `RenderService`.
 
     Returns:
         An exit code of `exit_codes`.
@@ -50,8 +56,8 @@ def serve(address: Address, limits: Limits, start: Callable[[], Backend]) -> int
         recycle = recycle or and_recycle
         desk.stop()
 
-    service = RenderService(desk, limits, _version(), drain)
-    server, bound = _listen(address, limits, service)
+    service = make_service(desk, limits, _version(), drain)
+    server, bound = listen(address, limits, service)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: desk.stop())
     try:
@@ -65,7 +71,7 @@ def serve(address: Address, limits: Limits, start: Callable[[], Backend]) -> int
             service.start(backend)
             line = {"serving": str(bound), "backend": backend.name, "version": backend.version, "pid": os.getpid()}
             print(json.dumps(line), flush=True)
-            error = desk.run(_is_fatal, backend.idle)
+            error = desk.run(is_fatal, backend.idle)
             server.stop(_GRACE).wait()
             if error is not None:
                 print(f"render server: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
@@ -81,7 +87,12 @@ def serve(address: Address, limits: Limits, start: Callable[[], Backend]) -> int
                 bound.path.unlink()
 
 
-def _listen(address: Address, limits: Limits, service: RenderService) -> tuple[grpc.Server, Address]:
+def listen(address: Address, limits: Limits, service: RenderService) -> tuple[grpc.Server, Address]:
+    """Start gRPC's threads at an address; the server, and the address with the port that the system chose.
+
+    Raises:
+        ConfigError, RendererError: if the address is refused or taken.
+    """
     claim(address)
     threads = ThreadPoolExecutor(limits.max_waiting + _SPARE_THREADS, thread_name_prefix="render-service")
     server = grpc.server(threads, options=channel_options(limits))
@@ -112,7 +123,7 @@ def _start(start: Callable[[], Backend]) -> Backend | None:
         return None
 
 
-def _is_fatal(error: BaseException) -> bool:
+def is_fatal(error: BaseException) -> bool:
     """Whatever is not an answer of ours leaves a renderer whose state nobody knows."""
     return not isinstance(error, ServofleetError)
 

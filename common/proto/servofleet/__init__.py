@@ -1,0 +1,1 @@
+"""The wire: one folder per version of the messages."""

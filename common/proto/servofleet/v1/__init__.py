@@ -1,0 +1,1 @@
+"""Version 1 and what is compatible with it."""
