@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,7 +19,11 @@ from actors.workshop import Workshop
 from common.config import RunConfig
 from common.episode import Episode
 from common.identity import PolicyVersion, weights_sha256
+from common.role_events import Captured
 from replay.location import EpisodeWriter
+
+_LOGGERS = ("actors", "common", "replay")  # of this process; what they warn of travels with the results
+_RENDERER_ATTEMPTS = 5
 
 
 class Collector:
@@ -50,6 +55,7 @@ class Collector:
 
         torch.set_num_threads(1)
         self._name = name
+        self._events = Captured("collectors", _LOGGERS)
         self._writer = open_writer(name)
         self._sha = ""
         self._storing = False
@@ -101,7 +107,8 @@ class Collector:
         spent = {k: shop.seconds[k] - seconds[k] for k in seconds}
         spent |= {"store": storing, "total": time.perf_counter() - began}
         spent |= {f"store_{k}": v - waits[k] for k, v in self._writer.waits().items()}
-        return TaskResult(tuple(ids), shop.frames - frames, rows, spent, self._name, _rss_bytes())
+        events = self._events.take(collector=self._name, host=socket.gethostname())
+        return TaskResult(tuple(ids), shop.frames - frames, rows, spent, self._name, _rss_bytes(), events)
 
     def _store(self, call: Callable[..., Any], *args: Episode) -> float:
         """Call the writer; returns the seconds that it took."""

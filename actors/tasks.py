@@ -11,6 +11,7 @@ import itertools
 from typing import Literal
 
 from common.identity import PolicyVersion
+from common.role_events import Event
 
 TaskKind = Literal["pairs", "dagger", "rollout", "evaluation"]
 
@@ -55,9 +56,11 @@ class TaskResult:
         frames: rendered frames, of any size.
         rows: rows committed.
         seconds: seconds spent per activity ("render", "policy", "store", "total"); of those of "store", waits by cause:
-            "store_disk" because the disk fills, "store_writer" for the writer of another node.
+            "store_disk" because the disk fills, "store_writer" for the writer of another node. "render_lost" is what
+            was done in vain because a render server failed; it is there only then.
         collector: who did it.
         rss_bytes: resident memory of the collector afterwards.
+        events: warnings of the collector's process since its last result, the last 64 at most.
     """
 
     episode_ids: tuple[str, ...]
@@ -66,6 +69,7 @@ class TaskResult:
     seconds: dict[str, float]
     collector: str
     rss_bytes: int
+    events: tuple[Event, ...] = ()
 
 
 def split(kind: TaskKind, envs: int, shards: int, **common: object) -> list[Task]:

@@ -24,6 +24,7 @@ from cluster.role_status import RoleStatus
 from cluster.supervision import Cause
 from common.config import FleetConfig
 from common.errors import ServofleetError
+from common.role_events import retell
 from replay.disk_space import DiskFullError
 
 Weights = Mapping[str, NDArray[Any]]
@@ -57,6 +58,7 @@ class Totals:
         self.rows += result.rows
         self.tasks += 1
         self.rss_bytes = max(self.rss_bytes, result.rss_bytes)
+        retell(result.events)
         for name, value in result.seconds.items():
             self.seconds[name] += value
 

@@ -20,7 +20,6 @@ from cluster.role_status import RoleStatus
 from cluster.status import RoleRates, RunStatus, own_process, rss_bytes, utc, write_status
 from cluster.status_numbers import (
     as_metrics,
-    collectors_of,
     limiter_numbers,
     newest_checkpoint,
     rates,
@@ -233,7 +232,7 @@ class StatusBoard:
             return
         if self._looks and now - self._looks[-1].at < _LOOK_EVERY_S and len(self._looks) > 1:
             self._looks.pop()
-        collectors = collectors_of(program.fleet)
+        collectors = program.fleet.status()
         self._note_restarts(collectors)
         memory = rss_bytes()
         driver = RoleStatus(

@@ -13,24 +13,6 @@ if TYPE_CHECKING:
     from learner.checkpoint import Checkpoints
     from replay.store import Store
 
-_WAITS = {"store_disk": "wait_disk", "store_writer": "wait_writer"}
-
-
-def collectors_of(fleet: Any) -> RoleStatus:
-    """The fleet's processes and what they did."""
-    totals = fleet.totals
-    return RoleStatus(
-        "collectors",
-        alive=fleet.healthy,
-        wanted=fleet.size,
-        restarts=totals.failures,
-        causes={"failed": totals.failures} if totals.failures else {},
-        rss_bytes=totals.rss_bytes,
-        samples=totals.rows,
-        seconds={_WAITS.get(name, name): s for name, s in totals.seconds.items()},
-        last_failure=totals.last_failure,
-    )
-
 
 def replay_counts(store: Store) -> dict[str, int]:
     """Rows, episodes and bytes that a store's view shows."""

@@ -15,8 +15,8 @@ from cluster.status import OVER, RoleRates, RunStatus, seconds_of
 _WIDTH = 110
 _ABOUT = {
     "tasks": "tasks",
-    "disk": "the disk",
-    "writer": "the writer",
+    "store_disk": "the disk",
+    "store_writer": "the writer",
     "data": "data",
     "collectors": "collectors",
     "checkpoint": "checkpoints",

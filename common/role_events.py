@@ -83,20 +83,28 @@ class Captured(logging.Handler):
     and how many went is an event of its own.
     """
 
-    def __init__(self, role: str, limit: int = 64, level: int = logging.WARNING) -> None:
-        """Capture what is told to the logger of `role` from now on, from `level` upwards."""
-        super().__init__(level)
-        self._role = role
+    def __init__(self, role: str, loggers: tuple[str, ...], limit: int = 64) -> None:
+        """Capture warnings and worse from now on.
+
+        Args:
+            role: whose events they are.
+            loggers: names of loggers, each with those below it. None of them may be one that `retell` tells to, or an
+                event would come round again where both are in one process.
+            limit: events kept.
+        """
+        super().__init__(logging.WARNING)
+        self._role, self._loggers = role, loggers
         self._kept: collections.deque[Event] = collections.deque(maxlen=limit)
         self._lost = 0
         self._guard = threading.Lock()
-        logging.getLogger(f"{ROOT}.{role}").addHandler(self)
+        for name in loggers:
+            logging.getLogger(name).addHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep an event."""
         with self._guard:
             self._lost += len(self._kept) == self._kept.maxlen
-            self._kept.append(event_of(record))
+            self._kept.append(dataclasses.replace(event_of(record), role=self._role))
 
     def take(self, **fields: Any) -> tuple[Event, ...]:
         """What was captured since the last call; `fields` are added to each (who and where it was)."""
@@ -110,5 +118,6 @@ class Captured(logging.Handler):
 
     def close(self) -> None:
         """Capture no more."""
-        logging.getLogger(f"{ROOT}.{self._role}").removeHandler(self)
+        for name in self._loggers:
+            logging.getLogger(name).removeHandler(self)
         super().close()

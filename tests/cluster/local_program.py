@@ -18,6 +18,7 @@ from cluster.config_loading import load_config
 from cluster.fleet import Totals
 from cluster.program import Program, open_checkpoints, open_data, provenance
 from cluster.replay_writer import disk_limits
+from cluster.role_status import RoleStatus
 from cluster.run_directory import MetricsLog, RunDirectory
 from common.identity import PolicyVersion, weights_sha256
 from replay.store import open_store
@@ -60,6 +61,9 @@ class LocalFleet:
 
     def run(self, tasks, weights=None):
         return self.wait(self.start(tasks, weights))
+
+    def status(self):
+        return RoleStatus("collectors", 1, 1, samples=self.totals.rows, seconds=dict(self.totals.seconds))
 
     def poll(self, timeout_s):
         assert timeout_s == 0.0

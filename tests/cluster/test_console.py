@@ -10,6 +10,7 @@ from rich.console import Console
 
 from cluster.console import Display
 from cluster.fleet import Totals
+from cluster.role_status import RoleStatus
 from learner.checkpoint import Checkpoints
 from learner.report import METRICS
 from replay.store import open_store
@@ -39,7 +40,12 @@ def a_program(tmp_path):
     store = open_store(tmp_path / "store", mode="a", create=True)
 
     def make(healthy=2):
-        fleet = SimpleNamespace(totals=Totals(), healthy=healthy, size=2)
+        totals = Totals()
+
+        def status():
+            return RoleStatus("collectors", healthy, 2, totals.failures, samples=totals.rows)
+
+        fleet = SimpleNamespace(totals=totals, status=status)
         config = SimpleNamespace(learner=SimpleNamespace(num_learners=0))
         checkpoints = Checkpoints(tmp_path / "checkpoints", 1)
         return SimpleNamespace(fleet=fleet, config=config, store=store, checkpoints=checkpoints)

@@ -7,18 +7,22 @@ import pytest
 
 from common.role_events import Captured, cause, event_of, retell, tell
 
-LOGGER = logging.getLogger("servofleet.collectors")
+LOGGER = logging.getLogger("actors.test")
+
+
+def warn(event, level=logging.WARNING, **fields):
+    LOGGER.log(level, "%s", event, extra={"fields": fields})
 
 
 @pytest.fixture
 def captured():
-    handler = Captured("collectors", limit=3)
+    handler = Captured("collectors", ("actors", "replay"), limit=3)
     yield handler
     handler.close()
 
 
 def test_what_is_told_is_taken_once_with_its_fields(captured):
-    tell("collectors", logging.ERROR, "100 % of it failed", count=3)
+    warn("100 % of it failed", logging.ERROR, count=3)
     LOGGER.warning("plain words: %s", "disk")
     first, second = captured.take(collector="c001", host="b")
     assert (first.level, first.role, first.event) == ("ERROR", "collectors", "100 % of it failed")
@@ -29,27 +33,36 @@ def test_what_is_told_is_taken_once_with_its_fields(captured):
 
 def test_no_more_than_the_limit_is_kept_and_the_loss_is_told(captured):
     for number in range(10):
-        tell("collectors", logging.WARNING, f"event {number}")
+        warn(f"event {number}")
     lost, *kept = captured.take()
     assert lost.event == "older events were dropped" and lost.fields == {"count": 7}
     assert [e.event for e in kept] == ["event 7", "event 8", "event 9"]
-    tell("collectors", logging.WARNING, "later")
+    warn("later")
     assert [e.event for e in captured.take()] == ["later"]
 
 
 def test_below_warning_nothing_is_captured_and_after_close_nothing_at_all(captured):
-    tell("collectors", logging.INFO, "routine")
+    warn("routine", logging.INFO)
     assert captured.take() == ()
     captured.close()
-    tell("collectors", logging.ERROR, "too late")
+    warn("too late", logging.ERROR)
     assert captured.take() == ()
 
 
-def test_events_of_another_process_are_told_with_their_own_time(captured):
-    tell("collectors", logging.ERROR, "failed", cause="OSError: full")
+def test_events_of_another_process_are_told_with_their_own_time_and_never_come_round_again(captured, caplog):
+    warn("failed", logging.ERROR, cause="OSError: full")
     events = pickle.loads(pickle.dumps(captured.take(host="b")))  # noqa: S301 - our own bytes
+    caplog.clear()
     retell(events)
-    assert captured.take() == events
+    (record,) = caplog.records
+    assert event_of(record) == events[0] and events[0].fields == {"cause": "OSError: full", "host": "b"}
+    assert captured.take() == ()
+
+
+def test_what_is_told_to_a_role_is_a_record_of_its_logger(caplog):
+    tell("driver", logging.ERROR, "100 % gone", count=1)
+    event = event_of(caplog.records[0])
+    assert (event.role, event.level, event.event, event.fields) == ("driver", "ERROR", "100 % gone", {"count": 1})
 
 
 def test_an_exception_names_what_it_came_from(captured):
