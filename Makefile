@@ -41,6 +41,7 @@ proto: $(STAMP) ## generate the wire's Python code from the .proto files
 	@test -x .venv/proto/bin/python || { $(BIN)/python -m venv .venv/proto && \
 	  .venv/proto/bin/python -m pip install --disable-pip-version-check --quiet 'grpcio-tools==1.62.3' 'setuptools<81'; }
 	.venv/proto/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. common/proto/servofleet/v1/*.proto
+	$(BIN)/python -m common.proto.compatibility
 
 clean: ## remove build outputs and caches (.venv and runs/ stay)
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
