@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 
-from cluster import bench_verb, replay_verb, status_verb
+from cluster import bench_verb, render_server_verb, replay_verb, status_verb
 from cluster.assets_verb import add_arguments
 from cluster.bench_verb import quiet_libraries
 from cluster.config_loading import load_config
@@ -34,6 +34,7 @@ _EXAMPLES = """examples:
   servofleet bench inference --quick                frames per second of the policy, in a minute
   servofleet render scenes.png scenes.difficulty=hard   a picture of scenes as episodes draw them
   servofleet status runs/quickstart-0 --watch       what a run is doing, from another shell
+  servofleet render-server --listen unix:///run/user/1000/render.sock   a renderer for other processes
   servofleet doctor                                 what this machine lacks
 """
 
@@ -114,6 +115,8 @@ def _parser() -> argparse.ArgumentParser:
         "overrides", nargs="*", metavar="OUT.png | name=value", help="the picture (default scenes.png), and settings"
     )
     status_verb.add_arguments(verb("status", status_verb.status, "Say what a run is doing; works from any shell."))
+    server = verb("render-server", render_server_verb.render_server, "Render for other processes of this machine.")
+    render_server_verb.add_arguments(server)
     takes_overrides(verb("doctor", _doctor, "Check this machine and say what to fix."))
     return parser
 
