@@ -22,6 +22,7 @@ from cluster.crew import Crew, Loss
 from cluster.elastic import bounds
 from cluster.role_status import RoleStatus
 from cluster.supervision import Cause
+from cluster.versions import refusal
 from common.config import FleetConfig
 from common.errors import ServofleetError
 from common.role_events import retell
@@ -226,6 +227,8 @@ class Fleet:
         if loss.cause is not None:
             self.totals.failures += 1
             self.totals.last_failure = loss.line
+        if other := refusal(loss.error):
+            raise FleetError(other) from loss.error
         if isinstance(loss.error, DiskFullError):
             # No other collector has another disk, and what is tried again writes more to it.
             said = f"{_cause(loss.error)}; started again, the run goes on from its last checkpoint"

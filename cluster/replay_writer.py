@@ -22,6 +22,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cluster.versions import OtherCodeError, check_code, refusal
 from common.episode import Episode
 from common.errors import StoreError
 from common.replay_config import ReplayConfig
@@ -62,8 +63,11 @@ class ReplayWriter:
             settings: of the store.
 
         Raises:
+            OtherCodeError: if this process has other code.
             StoreError: if the store lies on another node or cannot be written.
         """
+        if code:
+            check_code(code, role="the store's writer")
         self._store = location.open(*this_node(), mode="a", ram_bytes=0)
         # Never the id of a process of this actor that may still be alive somewhere in a commit.
         self._writer = self._store.writer(
@@ -149,6 +153,7 @@ class RemoteWriter:
             One ack per episode that became durable meanwhile.
 
         Raises:
+            OtherCodeError: if the actor refused to start, having other code than the driver.
             StoreError: if a batch was not acknowledged in time, or the store refused it; it stays here, and the next
                 call sends it again.
         """
@@ -204,6 +209,8 @@ class RemoteWriter:
                     cause = error.cause
                     raise (cause if isinstance(cause, StoreError) else error) from None
                 except RayActorError as error:
+                    if other := refusal(error):
+                        raise OtherCodeError(other) from None
                     last, batch.answer = str(error).strip().splitlines()[-1], None
                 except ray.exceptions.GetTimeoutError:
                     pass

@@ -146,6 +146,14 @@ class PhaseLearner:
             raise CheckpointError(bad_value("learner state kind", state.get("kind"), repr(self._phase.kind)))
         self._tell(load_state, arrays=arrays, state=dict(state))
 
+    def ask_each(self, function: Callable[[Any], T]) -> list[T]:
+        """What `function` of every RLlib learner gives, computed in the process that learns.
+
+        Raises:
+            LearnerLostError, TrainingError: if one does not answer, or fails.
+        """
+        return self._tell(function)
+
     def close(self) -> None:
         """Let go of the RLlib learner."""
         self._group.shutdown()

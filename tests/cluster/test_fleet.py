@@ -12,6 +12,7 @@ import ray
 
 from actors.tasks import TaskResult, split
 from cluster.fleet import Fleet, FleetError
+from cluster.versions import check_code
 from common.config import FleetConfig
 from replay.disk_space import DiskFullError
 
@@ -179,3 +180,20 @@ def test_draining_drops_the_queue_and_leaves_the_collectors(make, tmp_path):
     fleet.drain()
     assert not fleet._queue and not fleet._busy and not work.done
     assert len(fleet.run(tasks(2))) == 2
+
+
+class OfOtherCode(Scripted):
+    """A collector of another release: it refuses when it starts."""
+
+    def __init__(self):
+        check_code("0.1.0+0123456789ab", role="collector c000")
+
+
+def test_a_collector_of_other_code_stops_the_run_at_once_and_both_versions_are_named():
+    actors = ray.remote(num_cpus=0.5, max_restarts=0)(OfOtherCode)
+    fleet = Fleet(lambda index: actors.remote(), FleetConfig(collectors=2, start_timeout_s=100.0))
+    began = time.monotonic()
+    with pytest.raises(FleetError, match=r"^collector c000 .* servofleet \S+\+\w{12}, the driver has 0\.1\.0\+0123"):
+        fleet.run(split("pairs", 4, 4, phase="il", lineage=0, round=0))
+    fleet.stop()
+    assert time.monotonic() - began < 60.0
