@@ -27,13 +27,15 @@ class Cut:
         mlflow_run_id: run that the tracker continues.
         store_position: records per writer, and tombstones, that the cut has seen.
         encoder_sha256: of the frozen encoder; "" while it still learns.
-        sampler: cursors of the phase's samplers, and the limiter.
+        sampler: cursors of the phase's samplers, the limiter, and the rounds of collection under way.
         learner: the JSON half of the learner's state.
         config: every setting by dotted name.
         versions: of this code and the libraries.
         learner_restarts: learners that died and were replaced.
         init_from: where the first weights came from; empty for random ones.
         data: the store that imitation draws from, and what it showed; empty where the run collects.
+        adopted, fenced: by the lineage that a resume opened, what was committed after its cut and is drawn from, or
+            never is; see `cluster.lineages`. Empty where the run is deterministic.
     """
 
     phase: int = 0
@@ -55,6 +57,8 @@ class Cut:
     learner_restarts: int = 0
     init_from: dict[str, Any] = dataclasses.field(default_factory=dict)
     data: dict[str, Any] = dataclasses.field(default_factory=dict)
+    adopted: dict[str, Any] = dataclasses.field(default_factory=dict)
+    fenced: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def cut_of(state: Mapping[str, Any]) -> Cut:

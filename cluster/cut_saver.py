@@ -56,7 +56,7 @@ class CutSaver:
         self._writing: Future[Path] | None = None
 
     def save(self, cut: Cut, arrays: Arrays, needs: Needs, *, pin_it: bool, score: Score | None, wait: bool) -> None:
-        """Save a cut as the next checkpoint; no task may be under way.
+        """Save a cut as the next checkpoint; no task may be under way but those that the cut names.
 
         Args:
             cut: gets the store's position; may change as soon as this returns.

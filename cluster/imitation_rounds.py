@@ -79,10 +79,7 @@ class ImitationRounds(ImitationUpdates):
 
     def prepare(self, round: int, weights: Weights, version: PolicyVersion) -> None:
         """Collect until there is enough to draw from; a resumed run's cut holds it already."""
-        if round and not self._pace.collected:
-            # The cursors are of a time when each round collected one.
-            self._pace.adopt(round + 1, dagger=self._is_dagger(round))
-            self._sampler.load(self._sampler.state() | {"next": round * self._updates})
+        self._go_on_where_none_was_counted(round)
         while not self._pace.ready and (tasks := self.next_tasks(round, version)):
             self._program.fleet.run(tasks, weights)
 
@@ -113,6 +110,12 @@ class ImitationRounds(ImitationUpdates):
         row["learn_s"] = learned - began - row["sample_s"] - row["wait_s"]
         row["wait_s"] += time.perf_counter() - learned
         return row | {"slowed_s": slowed_s(results)} | self._wait_fractions(waited)
+
+    def _go_on_where_none_was_counted(self, round: int) -> None:
+        """Take cursors for what they are if they are of a time when each learning round collected one round."""
+        if round and not self._pace.collected:
+            self._pace.adopt(round + 1, dagger=self._is_dagger(round))
+            self._sampler.load(self._sampler.state() | {"next": round * self._updates})
 
     def _wait_fractions(self, before: dict[str, float]) -> dict[str, float]:
         now = self._pace.waits()

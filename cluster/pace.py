@@ -1,7 +1,7 @@
 """Imitation's pace: how many rounds are collected for each one that is learned from, and which of them are drawn from.
 
-Everything is a function of counts that stand in the cut, none of the clock: a resumed run collects and draws the same.
-A round counts as inserted when its collection begins; it is drawn from by later learning rounds only.
+Everything is a function of counts that stand in the cut, none of the clock: in lock-step a resumed run collects and
+draws the same. A round counts as inserted when its collection begins.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ class _Collected:
 class Pace:
     """Rounds collected so far, and the limiter that says when the next one may be."""
 
-    def __init__(self, config: RunConfig, phase: str) -> None:
+    def __init__(self, config: RunConfig, phase: str, spare_rows: int = 0) -> None:
         """Start a phase.
 
         Args:
             config: of the run.
             phase: name of an imitation phase.
+            spare_rows: drawn from beyond replay.keep_rows, because so many of the newest may not be there yet.
 
         Raises:
             ConfigError: if a limiter setting is out of range, or collecting and learning could wait for each other.
@@ -57,6 +58,7 @@ class Pace:
                 f"phase {phase} cannot keep the pace that replay.min_rows, samples_per_insert, error_band and "
                 f"keep_rows ask for: {error}"
             ) from error
+        self._keep = replay.keep_rows + spare_rows if replay.keep_rows else 0
         self.collected = 0  # rounds, those under way included
         self._window: list[_Collected] = []
 
@@ -95,16 +97,25 @@ class Pace:
             return None
         self._window.append(_Collected(self.collected, rows, dagger))
         self.collected += 1
-        keep = self._replay.keep_rows
+        keep = self._keep
         if not keep:
             self._window = [_Collected(self.oldest, sum(w.rows for w in self._window), self.has_dagger)]
         while keep and sum(w.rows for w in self._window[1:]) >= keep:
             self._limiter.remove(self._window.pop(0).rows)
         return self.collected - 1
 
-    def try_draw(self) -> bool:
-        """Count a batch as drawn if that may be now."""
-        return self._limiter.try_sample(self._settings.batch_size)
+    def try_draw(self, rows_under_way: int = 0) -> bool:
+        """Count a batch as drawn if that may be now.
+
+        Args:
+            rows_under_way: counted as collected, and not there to be drawn from: the balance without them decides.
+        """
+        batch = self._settings.batch_size
+        if self._ratio and rows_under_way:
+            balance = self._limiter.report()["balance"] - rows_under_way * self._ratio
+            if balance - batch < -self._limiter.error_band:
+                return False
+        return self._limiter.try_sample(batch)
 
     def adopt(self, rounds: int, *, dagger: bool) -> None:
         """Go on from a cut that says nothing of the pace: one round was collected per learning round, and one more."""

@@ -15,7 +15,7 @@ def policy_of(settings: ReplayConfig) -> Retention:
 def retain(store: Store, settings: ReplayConfig) -> Swept | None:
     """Take out what the policy does not keep, and delete what was taken out longer than replay.grace_s ago.
 
-    Pins decide what a checkpoint needs: call this when the last checkpoint's are there, and no task is under way.
+    Pins decide what a checkpoint needs: call this when the last checkpoint's are there.
 
     Args:
         store: of the run, refreshed since the pins were made.

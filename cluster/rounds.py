@@ -1,9 +1,9 @@
 """A round of each kind of phase: what is collected, what is learned from it, and what overlaps.
 
-Imitation (`cluster.imitation_rounds`) collects the next round while it learns from those before it, or draws from an
-existing store and collects nothing (`cluster.stored_rounds`); RL and
-self-imitation learn from exactly the episodes of the weights that acted, so they collect first. When `learn` returns no
-task is under way, which makes the moment after it a place to cut.
+Imitation (`cluster.imitation_rounds`) collects the next round while it learns from those before it, or collects all the
+time (`cluster.asynchronous_rounds`), or draws from an existing store and collects nothing (`cluster.stored_rounds`); RL
+and self-imitation learn from exactly the episodes of the weights that acted, so they collect first. The moment after
+`learn` is a place to cut: no task is under way then but those that the cursors name.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from cluster.asynchronous_rounds import AsynchronousRounds
 from cluster.fleet import Weights
 from cluster.imitation_rounds import ImitationRounds
 from cluster.phase_rounds import PhaseRounds, Rounds, Row, slowed_s
@@ -31,6 +32,8 @@ def make_rounds(program: Program, name: str, learner: PhaseLearner, lineage: int
     kind = program.config.phases[name].kind
     if kind == "imitation" and program.data is not None:
         return StoredRounds(program, name, learner, lineage)
+    if kind == "imitation" and not program.config.deterministic:
+        return AsynchronousRounds(program, name, learner, lineage)
     if kind == "imitation":
         return ImitationRounds(program, name, learner, lineage)
     if kind == "self_imitation":

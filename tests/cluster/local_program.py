@@ -30,6 +30,10 @@ class LocalWork:
     def __init__(self, tasks, weights):
         self.tasks, self.weights, self.results = list(tasks), weights, []
 
+    @property
+    def done(self):
+        return len(self.results) == len(self.tasks)
+
 
 class LocalFleet:
     """A fleet of one. Eager, it does tasks when they are started; lazy, when they are waited for. Which of the two a
@@ -37,7 +41,6 @@ class LocalFleet:
     """
 
     size = healthy = 1
-    broadcast_s = 0.0
     broadcast_s = 0.0
 
     def __init__(self, collector, eager=True):

@@ -167,21 +167,21 @@ def test_the_stall_is_the_copy_not_the_writing(run_with, monkeypatch):
 
 def test_the_best_evaluated_weights_are_saved_when_asked(run_with):
     run = run_with(keep_best=1)
-    assert not run._is_best()
-    run._note_score("il_quick", {"free": {"iou": 0.4}})
-    assert run._is_best()
+    assert not run.scores.is_best(run.cut.counter)
+    run.scores.note("il_quick", run.cut.counter, {"free": {"iou": 0.4}})
+    assert run.scores.is_best(run.cut.counter)
     run.save()
-    assert run.program.checkpoints.best("il_quick") == 0.4 and not run._is_best()
-    run._note_score("il_quick", {"free": {"iou": 0.5}})
-    assert run._is_best() and run._current_score() == Score("il_quick", 0.5)
+    assert run.program.checkpoints.best("il_quick") == 0.4 and not run.scores.is_best(run.cut.counter)
+    run.scores.note("il_quick", run.cut.counter, {"free": {"iou": 0.5}})
+    assert run.scores.is_best(run.cut.counter) and run.scores.of(run.cut.counter) == Score("il_quick", 0.5)
     # Later weights were not evaluated.
     run.cut.counter += 1
-    assert not run._is_best() and run._current_score() is None
+    assert not run.scores.is_best(run.cut.counter) and run.scores.of(run.cut.counter) is None
     run.save()
     assert run.program.checkpoints.best("il_quick") == 0.4
 
 
 def test_the_best_are_not_kept_unless_asked(run_with):
     run = run_with()
-    run._note_score("il_quick", {"free": {"iou": 0.4}})
-    assert not run._is_best()
+    run.scores.note("il_quick", run.cut.counter, {"free": {"iou": 0.4}})
+    assert not run.scores.is_best(run.cut.counter)
