@@ -54,13 +54,14 @@ class ReplayWriter:
     again when its process dies.
     """
 
-    def __init__(self, location: StoreLocation, name: str, settings: ReplayConfig) -> None:
+    def __init__(self, location: StoreLocation, name: str, settings: ReplayConfig, code: str = "") -> None:
         """Open the store.
 
         Args:
             location: of a store on this node.
             name: first part of the writer id; each start adds a part of its own.
             settings: of the store.
+            code: the driver's version; "" for any.
 
         Raises:
             OtherCodeError: if this process has other code.
