@@ -6,65 +6,42 @@ Imports none of the heavy libraries: what has to run them does so in processes o
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import importlib.metadata
 import itertools
 import json
 import os
 import platform
+import resource
 import shutil
 import socket
-import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 from packaging.requirements import Requirement
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cluster.doctor_check import GB, Check, probe
+from cluster.doctor_cluster import check_cluster
+from cluster.doctor_disk import (
+    check_disk,
+    check_durability,
+    check_mount,
+    check_record,
+    check_store,
+    existing_folder,
+)
 from common.config import RunConfig
 
-GB = 1e9
 # A collector holds torch, ray, the renderer and its scenes; the driver the learner and Ray's own processes.
 _COLLECTOR_BYTES, _DRIVER_BYTES = 1.0 * GB, 2.0 * GB
 _MIN_SHM_BYTES = 128e6
-_MIN_DISK_BYTES = 5 * GB
-_MAX_FSYNC_S = 0.1
+_MIN_OPEN_FILES, _MIN_PROCESSES = 4096, 2048
+_MIN_PORTS = 2000
 _LIBRARIES = ("torch", "ray", "zarr", "mlflow", "warp-lang")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-
-_RAY_PROBE = """
-import json, sys, ray
-ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR", configure_logging=False)
-alive = [n for n in ray.nodes() if n["Alive"]]
-print(json.dumps({"nodes": len(alive), "cpus": ray.cluster_resources().get("CPU", 0.0)}))
-"""
-
-
-@dataclasses.dataclass(frozen=True)
-class Check:
-    """One finding.
-
-    Attributes:
-        name: what was looked at.
-        ok: false if a run would fail, or crawl, because of it.
-        seen: what was found.
-        advice: what to do about it, "" where there is nothing to do.
-    """
-
-    name: str
-    ok: bool
-    seen: str
-    advice: str = ""
-
-    def __post_init__(self) -> None:
-        if self.ok:
-            object.__setattr__(self, "advice", "")
 
 
 def check_machine(config: RunConfig | None = None, deadline_s: float = 60.0) -> list[Check]:
@@ -72,25 +49,32 @@ def check_machine(config: RunConfig | None = None, deadline_s: float = 60.0) -> 
 
     Args:
         config: of the run that is meant to go here; the defaults where None.
-        deadline_s: limit for each of the two checks that start a process (Warp and Ray) [s].
+        deadline_s: limit for each of the checks that start a process (Warp, the store, Ray) [s].
 
     Returns:
         Checks in the order in which to repair them.
     """
     config = config or RunConfig()
-    folder = existing_folder(Path(config.dir))
+    run = Path(config.dir)
+    folder = existing_folder(run)
     return [
         check_python(),
         *check_versions(),
+        check_constraints(Path(__file__).parent.parent / "constraints.txt"),
         check_cores(config),
         check_threads(dict(os.environ)),
         check_memory(config.fleet.collectors, available_memory()),
         check_shared_memory(Path("/dev/shm")),
+        check_limits(),
+        check_ports(),
         check_disk(folder),
+        check_mount(folder),
         check_durability(folder),
+        check_store(config.replay.url or str(run / "store"), deadline_s),
+        check_record(run, folder),
         check_clock(),
         *check_warp(deadline_s),
-        check_ray(config.ray_address, deadline_s),
+        *check_cluster(config.ray_address, deadline_s),
     ]
 
 
@@ -136,6 +120,25 @@ def check_versions(names: tuple[str, ...] = _LIBRARIES) -> list[Check]:
             fits = allowed.contains(version, prereleases=True)
             checks.append(Check(name, fits, f"{version} (allowed {allowed})", advice))
     return checks
+
+
+def check_constraints(path: Path) -> Check:
+    """Installed versions against those that the tests ran with, where this is a checkout."""
+    if not path.is_file():
+        return Check("constraints", True, "an installed package: none to compare with")
+    pins = [Requirement(line) for line in path.read_text().splitlines() if line and not line.startswith("#")]
+    other, compared = [], 0
+    for pin in pins:
+        try:
+            version = importlib.metadata.version(pin.name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # of another extra
+        compared += 1
+        if not pin.specifier.contains(version, prereleases=True):
+            other.append(f"{pin.name} {version} ({pin.specifier})")
+    more = f" and {len(other) - 5} more" if len(other) > 5 else ""
+    seen = f"{', '.join(other[:5])}{more}" if other else f"{compared} versions as tested"
+    return Check("constraints", not other, seen, "delete .venv/.installed and run make setup")
 
 
 def check_cores(config: RunConfig) -> Check:
@@ -199,46 +202,48 @@ def check_shared_memory(path: Path) -> Check:
     return Check("shared memory", size >= _MIN_SHM_BYTES, f"{path}: {size / GB:.2f} GB", advice)
 
 
-def existing_folder(path: Path) -> Path:
-    """The folder itself or its nearest ancestor that exists: where a run directory would be made."""
-    path = path.expanduser().absolute()
-    while not path.is_dir():
-        path = path.parent
-    return path
+def check_limits() -> Check:
+    """What the shell allows a process: Ray opens thousands of files and starts many threads."""
+    found = {
+        "open files": resource.RLIMIT_NOFILE,
+        "processes": resource.RLIMIT_NPROC,
+        "file size": resource.RLIMIT_FSIZE,
+    }
+    hard = {name: resource.getrlimit(which)[1] for name, which in found.items()}
+    least = {"open files": _MIN_OPEN_FILES, "processes": _MIN_PROCESSES, "file size": int(GB)}
+    # Ray raises the soft limit to the hard one.
+    low = [name for name, limit in hard.items() if limit != resource.RLIM_INFINITY and limit < least[name]]
+    seen = ", ".join(f"{n}: {'unlimited' if v == resource.RLIM_INFINITY else v}" for n, v in hard.items())
+    advice = ", ".join(f"raise the hard limit of {name} to {least[name]} or more" for name in low)
+    return Check("limits", not low, seen, f"{advice} (ulimit, /etc/security/limits.conf, docker --ulimit)")
 
 
-def check_disk(folder: Path) -> Check:
-    """Free space for the replay store and the checkpoints."""
-    free = shutil.disk_usage(folder).free
-    seen = f"{free / GB:.1f} GB free at {folder}"
-    return Check(
-        "disk space", free >= _MIN_DISK_BYTES, seen, f"free {_MIN_DISK_BYTES / GB:.0f} GB, or set dir= elsewhere"
-    )
-
-
-def check_durability(folder: Path, rounds: int = 8) -> Check:
-    """What the store's promises need from the file system: fsync (its latency), hard links and locks."""
+def check_ports(range_file: Path = Path("/proc/sys/net/ipv4/ip_local_port_range")) -> Check:
+    """Can processes of this machine reach each other at the address that Ray takes, on ports that are handed out?"""
+    advice = "let this machine reach itself: check /etc/hosts, the firewall (iptables -L) and the container's network"
+    address = own_address()
     try:
-        with tempfile.TemporaryDirectory(prefix=".doctor-", dir=folder) as name:
-            seconds = []
-            for i in range(rounds):
-                with open(Path(name) / str(i), "wb") as f:
-                    f.write(bytes(65536))
-                    f.flush()
-                    began = time.perf_counter()
-                    os.fsync(f.fileno())
-                    seconds.append(time.perf_counter() - began)
-            os.link(Path(name) / "0", Path(name) / "link")
-            with open(Path(name) / "0") as f:
-                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with socket.create_server((address, 0)) as server:
+            port = server.getsockname()[1]
+            socket.create_connection((address, port), timeout=5.0).close()
     except OSError as e:
-        advice = "set dir= to a folder you may write, on a file system with hard links and locks"
-        return Check("run directory", False, f"{folder}: {e.strerror or e}", advice)
-    median = statistics.median(seconds)
-    seen = f"{folder}: fsync of 64 kB takes {median * 1e3:.1f} ms; hard links and locks work"
-    return Check(
-        "run directory", median <= _MAX_FSYNC_S, seen, "set dir= to a local disk: every commit waits for fsync"
-    )
+        return Check("ports", False, f"{address}: {e.strerror or e}", advice)
+    if not range_file.exists():
+        return Check("ports", True, f"{address} reaches itself")
+    first, last = map(int, range_file.read_text().split())
+    seen = f"{address} reaches itself; ports {first} .. {last} are handed out"
+    advice = f"sysctl net.ipv4.ip_local_port_range='32768 60999': Ray needs more than the {last - first + 1} there are"
+    return Check("ports", last - first + 1 >= _MIN_PORTS, seen, advice)
+
+
+def own_address() -> str:
+    """The address of this machine towards others; the loopback's where there is no network."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        try:
+            s.connect(("192.0.2.1", 9))  # sends nothing: a datagram socket only looks up the route
+        except OSError:
+            return "127.0.0.1"
+        return str(s.getsockname()[0])
 
 
 def check_clock(samples: int = 2000) -> Check:
@@ -261,7 +266,7 @@ def check_warp(
     deadline_s: float, command: tuple[str, ...] = (sys.executable, "-m", "cluster.doctor_warp")
 ) -> list[Check]:
     """Compile and launch a kernel on every device; the kernel cache; the GPUs that Warp sees."""
-    found = _probe(command, deadline_s)
+    found = probe(command, deadline_s)
     if isinstance(found, str):
         return [Check("warp", False, found, "run `python -m cluster.doctor_warp`, and reinstall warp-lang if it fails")]
     wrong, cache, cuda = found["wrong"], found["cache"], found["cuda"]
@@ -279,35 +284,3 @@ def check_warp(
         "the driver knows a GPU that CUDA cannot use: compare nvidia-smi with CUDA_VISIBLE_DEVICES, update the driver"
     )
     return [compiled, cached, Check("gpu", bool(cuda) or not present, seen, advice)]
-
-
-def check_ray(address: str, deadline_s: float) -> Check:
-    """Can the configured Ray cluster be joined? Connects for real, within the deadline."""
-    if not address:
-        return Check("ray cluster", True, "none configured: a run starts one on this machine")
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdigit():
-        try:
-            socket.create_connection((host, int(port)), timeout=min(deadline_s, 5.0)).close()
-        except OSError as e:
-            advice = "check ray_address, that the head node runs (`ray status` there), and the firewall"
-            return Check("ray cluster", False, f"{address}: {e.strerror or e}", advice)
-    found = _probe((sys.executable, "-c", _RAY_PROBE, address), deadline_s)
-    if isinstance(found, str):
-        advice = "something answers there, but no Ray that lets us in: compare versions and tokens (RAY_AUTH_TOKEN)"
-        return Check("ray cluster", False, f"{address}: {found}", advice)
-    return Check("ray cluster", True, f"{address}: {found['nodes']} nodes, {found['cpus']:g} CPUs")
-
-
-def _probe(command: tuple[str, ...], deadline_s: float) -> dict[str, Any] | str:
-    """The JSON object on the last line that a process prints, or one line about why there is none."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=deadline_s, stdin=subprocess.DEVNULL)
-    except subprocess.TimeoutExpired:
-        return f"no answer within {deadline_s:g} s"
-    lines = done.stdout.strip().splitlines()
-    if done.returncode == 0 and lines:
-        found: dict[str, Any] = json.loads(lines[-1])
-        return found
-    complaint = (done.stderr.strip().splitlines() or ["no message"])[-1]
-    return f"exit status {done.returncode}: {complaint[:200]}"

@@ -3,6 +3,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import resource
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,7 +15,9 @@ import pytest
 from rich.console import Console
 
 from cluster import doctor
-from cluster.doctor import Check
+from cluster.doctor_check import Check
+from cluster.doctor_cluster import check_cluster
+from cluster.doctor_disk import check_disk, check_durability, existing_folder
 from common.config import RunConfig
 
 DOCTOR = ("-c", "import json; print('noise'); print(json.dumps({'cache': '/', 'cuda': ['H'], 'wrong': ['cuda:0']}))")
@@ -28,7 +32,11 @@ def test_this_machine_passes_every_check_and_nothing_is_left_behind(config: RunC
     checks = doctor.check_machine(config)
     names = [check.name for check in checks]
     assert len(set(names)) == len(names)
-    assert {"python", "torch", "cores", "memory", "disk space", "clock", "warp", "gpu", "ray cluster"} <= set(names)
+    assert {
+        "python", "torch", "ray", "zarr", "mlflow", "warp-lang", "constraints", "cores", "threads", "memory",
+        "shared memory", "limits", "ports", "disk space", "file system", "run directory", "replay store", "record",
+        "clock", "warp", "kernel cache", "gpu", "ray cluster",
+    } == set(names)  # fmt: skip
     # Load, free space and memory are the machine's affair; what the installation decides must hold.
     decided = {"python", "torch", "ray", "zarr", "mlflow", "warp-lang", "threads", "warp", "ray cluster"}
     assert [check for check in checks if check.name in decided and not check.ok] == []
@@ -79,34 +87,34 @@ def test_memory_grows_with_the_fleet() -> None:
 
 
 def test_small_shared_memory_and_full_disks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    usage = type(doctor.shutil.disk_usage(tmp_path))
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage(64_000_000, 0, 64_000_000))
-    shared, disk = doctor.check_shared_memory(tmp_path), doctor.check_disk(tmp_path)
+    usage = type(shutil.disk_usage(tmp_path))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(64_000_000, 0, 64_000_000))
+    shared, disk = doctor.check_shared_memory(tmp_path), check_disk(tmp_path)
     assert not shared.ok and "--shm-size" in shared.advice
     assert not disk.ok and "dir=" in disk.advice
     assert doctor.check_shared_memory(tmp_path / "none").ok  # a system without /dev/shm
 
 
 def test_slow_fsync_and_file_systems_without_links(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert doctor.check_durability(tmp_path).ok
+    assert check_durability(tmp_path).ok
     with monkeypatch.context() as patch:
-        patch.setattr(doctor.os, "fsync", lambda _: time.sleep(0.12))
-        slow = doctor.check_durability(tmp_path, rounds=2)
+        patch.setattr(os, "fsync", lambda _: time.sleep(0.12))
+        slow = check_durability(tmp_path, rounds=2)
     assert not slow.ok and "local disk" in slow.advice
 
     def refuse(*_: object) -> None:
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(doctor.os, "link", refuse)
-    unfit = doctor.check_durability(tmp_path)
+    monkeypatch.setattr(os, "link", refuse)
+    unfit = check_durability(tmp_path)
     assert not unfit.ok and "Operation not supported" in unfit.seen
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_folder_looked_at_is_the_nearest_that_exists(tmp_path: Path) -> None:
-    assert doctor.existing_folder(tmp_path / "a" / "b") == tmp_path
+    assert existing_folder(tmp_path / "a" / "b") == tmp_path
     (tmp_path / "file").write_text("")
-    assert doctor.existing_folder(tmp_path / "file" / "b") == tmp_path
+    assert existing_folder(tmp_path / "file" / "b") == tmp_path
 
 
 def test_clock_that_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,10 +138,10 @@ def test_ray_addresses_that_nobody_or_no_ray_answers() -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{listener.getsockname()[1]}"
-        refused = doctor.check_ray(address, 5.0)
+        (refused,) = check_cluster(address, 5.0)
         listener.listen()
         began = time.monotonic()
-        silent = doctor.check_ray(address, 2.0)
+        (silent,) = check_cluster(address, 2.0)
     assert not refused.ok and "refused" in refused.seen and "ray_address" in refused.advice
     assert not silent.ok and "within 2 s" in silent.seen
     assert time.monotonic() - began < 10.0
@@ -145,10 +153,44 @@ def test_a_real_ray_cluster_is_reachable() -> None:
 
     context = ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
     try:
-        check = doctor.check_ray(context.address_info["gcs_address"], 60.0)
+        checks = check_cluster(context.address_info["gcs_address"], 60.0)
     finally:
         ray.shutdown()
-    assert check.ok and "1 nodes, 1 CPUs" in check.seen
+    assert [c.name for c in checks if not c.ok] == [] and "1 nodes, 1 CPUs" in checks[0].seen
+    names = ["ray cluster", "cluster nodes", "cluster versions", "cluster clocks", "cluster shared memory"]
+    assert [c.name for c in checks] == names
+
+
+def test_versions_other_than_the_tested_ones_are_named(tmp_path: Path) -> None:
+    pins = tmp_path / "constraints.txt"
+    assert doctor.check_constraints(pins).ok  # an installed package has none
+    pins.write_text("# tested\nrich>=1\nnot-installed-here==1.0\n")
+    fits = doctor.check_constraints(pins)
+    assert fits.ok and fits.seen == "1 versions as tested"
+    pins.write_text("rich==0.1\n")
+    check = doctor.check_constraints(pins)
+    assert not check.ok and check.seen.startswith("rich ") and "==0.1" in check.seen and "make setup" in check.advice
+
+
+def test_limits_of_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    hard = {resource.RLIMIT_NOFILE: 1024, resource.RLIMIT_NPROC: 100_000, resource.RLIMIT_FSIZE: resource.RLIM_INFINITY}
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (64, hard[which]))
+    check = doctor.check_limits()
+    assert not check.ok and check.seen == "open files: 1024, processes: 100000, file size: unlimited"
+    assert "raise the hard limit of open files to 4096" in check.advice
+    hard[resource.RLIMIT_NOFILE] = 4096
+    assert doctor.check_limits().ok
+
+
+def test_ports_that_are_few_or_that_a_firewall_holds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    ports = tmp_path / "range"
+    ports.write_text("50000\t50100\n")
+    few = doctor.check_ports(ports)
+    assert not few.ok and "50000 .. 50100" in few.seen and "sysctl" in few.advice
+    assert doctor.check_ports(tmp_path / "none").ok
+    monkeypatch.setattr(doctor, "own_address", lambda: "192.0.2.77")  # nobody's
+    held = doctor.check_ports(ports)
+    assert not held.ok and "192.0.2.77" in held.seen and "firewall" in held.advice
 
 
 def test_printing_says_what_to_fix_and_json_holds_everything() -> None:
