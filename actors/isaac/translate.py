@@ -195,7 +195,8 @@ def sky_picture(ambient_sh: F64) -> F32:
     x, y, z = np.broadcast_arrays(x, y, z)
     world = np.stack([x, -z, y], axis=-1)
     radiance = sh_basis(world) @ (np.asarray(ambient_sh) / _LOBE[:, None])
-    return np.maximum(radiance, 0.0).astype(np.float32)
+    # Rounded, so that every machine gives the picture the same name.
+    return np.round(np.maximum(radiance, 0.0), 4).astype(np.float32)
 
 
 DOME_TURN: Quaternion = (float(np.sqrt(0.5)), float(np.sqrt(0.5)), 0.0, 0.0)
