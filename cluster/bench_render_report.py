@@ -27,7 +27,8 @@ def print_result(result: Mapping[str, Any], goals: Mapping[str, tuple[float, boo
             wall, wrong = row["params"].get("frames_per_wall_s"), row["params"].get("id_mismatch")
             shown = "" if wrong is None else f"{100 * wrong:.3f} %"
             table.add_row(row["name"], row["system"], _number(row), "" if wall is None else f"{wall:,.0f}", shown)
-    console.print(table)
+    if table.row_count:
+        console.print(table)
     table = _table("figure", "system", "value", "unit", "")
     for row in rows:
         if row["unit"] != "frames/CPU-s":

@@ -9,20 +9,21 @@ from common.errors import ConfigError, bad_value
 
 _FIXED = {
     "render": "its scene is",
+    "render-server": "its scene is",
     "replay": "its episodes are",
     "inference": "its networks are",
     "soak": "its fleet is",
 }
-_QUICK = ("render", "replay", "inference")
+_QUICK = ("render", "render-server", "replay", "inference")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the verb its arguments, except `--json` and settings."""
     parser.add_argument(
         "what",
-        choices=["pipeline", "render", "replay", "learner", "inference", "soak"],
+        choices=["pipeline", "render", "render-server", "replay", "learner", "inference", "soak"],
         help="pipeline: every part and end to end; render, replay, learner: ours against others; inference: policy; "
-        "soak: a fleet for long",
+        "soak: a fleet for long; render-server: a renderer in a process of its own",
     )
     parser.add_argument("--repeats", type=positive, default=3, help="repeats per figure; medians are reported")
     parser.add_argument("--quick", action="store_true", help="fewer configurations, about one minute")
@@ -50,6 +51,10 @@ def bench(arguments: argparse.Namespace) -> int:
         from cluster.bench_render import bench_render
 
         bench_render(repeats=repeats, quick=arguments.quick, as_json=as_json, pictures=arguments.pictures)
+    elif what == "render-server":
+        from cluster.bench_render_server import bench_render_server
+
+        bench_render_server(repeats=repeats, quick=arguments.quick, as_json=as_json)
     elif what == "replay":
         from cluster.bench_replay import bench_replay
 

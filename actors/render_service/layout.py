@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,16 +82,43 @@ def channels_of(numbers: Sequence[int]) -> list[str]:
     return [names.get(number, f"channel {number}") for number in numbers]
 
 
-def write_frames(frames: Frames, layout: Layout, memory: NDArray[np.uint8]) -> None:
-    """Copy the channels of `frames` into a memory u8 (total,).
+def checked(frames: Frames, layout: Layout) -> dict[Channel, NDArray[Any]]:
+    """The channels of `frames` that a layout asks for, in its order.
 
     Raises:
         TypeError: naming the channel that is missing or has another dtype or shape: a bug of the backend, which must
             not become pixels.
     """
-    for channel, view in layout.views(memory).items():
-        array = getattr(frames, channel)
-        if array is None or array.dtype != view.dtype or array.shape != view.shape:
+    arrays: dict[Channel, NDArray[Any]] = {}
+    for channel in layout.channels:
+        array, shape, dtype = getattr(frames, channel), layout.shape(channel), _DTYPES[channel]
+        if array is None or array.dtype != dtype or array.shape != shape:
             seen = None if array is None else f"{array.dtype} {array.shape}"
-            raise TypeError(bad_value(f"the backend's {channel}", seen, f"{view.dtype} {view.shape}"))
-        np.copyto(view, array)
+            raise TypeError(bad_value(f"the backend's {channel}", seen, f"{dtype} {shape}"))
+        arrays[channel] = array
+    return arrays
+
+
+def write_frames(frames: Frames, layout: Layout, memory: NDArray[np.uint8]) -> None:
+    """Copy the channels of `frames` into a memory u8 (total,).
+
+    Raises:
+        TypeError: as `checked`.
+    """
+    views = layout.views(memory)
+    for channel, array in checked(frames, layout).items():
+        np.copyto(views[channel], array)
+
+
+def cut_frames(frames: Frames, layout: Layout, size: int) -> Iterator[tuple[int, bytes]]:
+    """The same bytes in pieces of at most `size`, each with its offset.
+
+    Raises:
+        TypeError: as `checked`.
+    """
+    start = 0
+    for channel, array in checked(frames, layout).items():
+        data = np.ascontiguousarray(array).data.cast("B") if array.size else memoryview(b"")
+        for at in range(0, len(data), size):
+            yield start + at, bytes(data[at : at + size])
+        start += layout.nbytes(channel)

@@ -16,7 +16,7 @@ import numpy as np
 from actors.render_service.asset_wire import AssetStore, receive
 from actors.render_service.backends import Backend
 from actors.render_service.desk import Answer, Desk
-from actors.render_service.layout import Layout, channels_of, make_layout, write_frames
+from actors.render_service.layout import Layout, channels_of, cut_frames, make_layout, write_frames
 from actors.render_service.limits import CHUNK_BYTES, PROTOCOL, LimitError, Limits
 from actors.render_service.shared_frames import MappedSegments
 from common.errors import AssetError, RendererError, SceneError, ServofleetError, bad_value
@@ -194,23 +194,21 @@ class RenderService(render_pb2_grpc.RenderServiceServicer):  # type: ignore[misc
         channels: tuple[Channel, ...] = layout.channels
         frames = backend.renderer.render(ids, poses, intrinsics, (layout.height, layout.width), channels)
         self._frames += layout.count
-        slot = request.slot if request.HasField("slot") else None
-        memory = np.empty(layout.total, np.uint8) if slot is None else self._maps.pixels(slot, layout.total)
-        write_frames(frames, layout, memory)
-        head = pb.RenderResponse(head=_head(request, layout, frames, slot is not None))
+        head = pb.RenderResponse(head=_head(request, layout, frames))
         end = pb.RenderResponse(end=pb.FrameEnd(bytes=layout.total))
-        if slot is not None:
-            self._maps.stamp(slot, request.id.number, layout.total)
+        if request.HasField("slot"):
+            write_frames(frames, layout, self._maps.pixels(request.slot, layout.total))
+            self._maps.stamp(request.slot, request.id.number, layout.total)
             return Answer((head, end))
-        data = memory.data
+        # Copied now: a backend may draw the next frames into the same arrays.
         chunks = [
-            pb.RenderResponse(chunk=pb.FrameChunk(offset=at, data=bytes(data[at : at + CHUNK_BYTES])))
-            for at in range(0, layout.total, CHUNK_BYTES)
+            pb.RenderResponse(chunk=pb.FrameChunk(offset=at, data=data))
+            for at, data in cut_frames(frames, layout, CHUNK_BYTES)
         ]
         return Answer((head, *chunks, end), layout.total)
 
 
-def _head(request: pb.RenderRequest, layout: Layout, frames: Frames, in_slot: bool) -> pb.FrameHead:
+def _head(request: pb.RenderRequest, layout: Layout, frames: Frames) -> pb.FrameHead:
     return pb.FrameHead(
         id=request.id,
         frame_ids=frames.frame_id.tolist(),
@@ -219,7 +217,7 @@ def _head(request: pb.RenderRequest, layout: Layout, frames: Frames, in_slot: bo
         width=layout.width,
         channels=layout.wire(),
         bytes=layout.total,
-        in_slot=in_slot,
+        in_slot=request.HasField("slot"),
     )
 
 
