@@ -29,8 +29,16 @@ def reference_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A run of one checkpoint and its export; see `exported_for_tests.Exported`. Nobody changes its files."""
-    from exported_for_tests import write_run_and_export
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A run of two checkpoints; see `exported_for_tests.Recorded`. Nobody changes its files."""
+    from exported_for_tests import write_recorded
 
-    return write_run_and_export(tmp_path_factory.mktemp("exported"))
+    return write_recorded(tmp_path_factory.mktemp("recorded") / "run")
+
+
+@pytest.fixture(scope="session")
+def exported(recorded: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """That run and its export; see `exported_for_tests.Exported`. Nobody changes its files."""
+    from exported_for_tests import write_export_of
+
+    return write_export_of(recorded, tmp_path_factory.mktemp("exported"))

@@ -22,13 +22,19 @@ STAGES = {"il": {"free": {"iou": 0.5}, "stopped": {"iou": 0.4}}}
 
 
 @dataclasses.dataclass(frozen=True)
-class Exported:
-    """The newest checkpoint, number 4, of a run with two."""
+class Recorded:
+    """A run with two checkpoints, and the weights of the newest, number 4."""
 
     run: Path
-    out: Path
     config: RunConfig
     weights: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported(Recorded):
+    """The same run with the export of its newest checkpoint."""
+
+    out: Path
     frames: ParityFrames
     manifest: dict[str, Any]
     policy: ExportedPolicy
@@ -56,11 +62,15 @@ def write_run(config, *numbers):
     return made
 
 
-def write_run_and_export(folder):
-    run, out = folder / "run", folder / "made" / "policy"
-    config = dataclasses.replace(load_config(["experiment=smoke", "evaluation.stop_dt_norm=0.3"]), dir=str(run))
-    weights = write_run(config, 3, 4)[4]
-    frames = record_frames(config, weights)
-    assert main(["export", f"run={run}", f"out={out}"]) == 0
+def write_recorded(folder):
+    config = dataclasses.replace(load_config(["experiment=smoke", "evaluation.stop_dt_norm=0.3"]), dir=str(folder))
+    return Recorded(folder, config, write_run(config, 3, 4)[4])
+
+
+def write_export_of(recorded, folder):
+    out = folder / "policy"
+    frames = record_frames(recorded.config, recorded.weights)
+    assert main(["export", f"run={recorded.run}", f"out={out}"]) == 0
     manifest = json.loads((out / "manifest.json").read_text())
-    return Exported(run, out, config, weights, frames, manifest, load_export(out))
+    parts = (recorded.run, recorded.config, recorded.weights)
+    return Exported(*parts, out, frames, manifest, load_export(out))

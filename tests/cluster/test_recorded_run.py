@@ -11,15 +11,15 @@ from common.identity import weights_sha256
 
 
 @pytest.fixture
-def run(exported, tmp_path):
-    return shutil.copytree(exported.run, tmp_path / "run")
+def run(recorded, tmp_path):
+    return shutil.copytree(recorded.run, tmp_path / "run")
 
 
-def test_the_configuration_comes_back_whole(exported):
-    found = read_config(exported.run)
-    assert flatten(found) == flatten(exported.config)
-    assert type(found.phases["ppo"]) is type(exported.config.phases["ppo"])
-    with RunDirectory(exported.config) as directory:
+def test_the_configuration_comes_back_whole(recorded):
+    found = read_config(recorded.run)
+    assert flatten(found) == flatten(recorded.config)
+    assert type(found.phases["ppo"]) is type(recorded.config.phases["ppo"])
+    with RunDirectory(recorded.config) as directory:
         assert fixed_sha256(found) == directory.config_sha256
 
 
@@ -45,9 +45,9 @@ def test_a_record_that_is_none_says_why(run, change, error, words):
         read_config(run)
 
 
-def test_a_setting_younger_than_the_run_has_its_default(run, exported):
+def test_a_setting_younger_than_the_run_has_its_default(run, recorded):
     rewrite(run, lambda r: r["config"].pop("env.min_height"))
-    assert read_config(run).env.min_height == exported.config.env.min_height
+    assert read_config(run).env.min_height == recorded.config.env.min_height
 
 
 def test_no_run_says_so(tmp_path):
@@ -58,14 +58,14 @@ def test_no_run_says_so(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_newest_weights_or_those_asked_for(exported):
-    number, weights, version, state = read_weights(exported.run, 2)
+def test_the_newest_weights_or_those_asked_for(recorded):
+    number, weights, version, state = read_weights(recorded.run, 2)
     assert number == 4 and version.counter == 4 and version.lineage == 2 and state["phase"] == 1
-    assert version.sha256 == weights_sha256(weights) == weights_sha256(exported.weights)
-    older = read_weights(exported.run, 2, 3)
+    assert version.sha256 == weights_sha256(weights) == weights_sha256(recorded.weights)
+    older = read_weights(recorded.run, 2, 3)
     assert older[0] == 3 and older[2].sha256 != version.sha256
     with pytest.raises(CheckpointError, match=r"checkpoint = 5: allowed is one of \[3, 4\]"):
-        read_weights(exported.run, 2, 5)
+        read_weights(recorded.run, 2, 5)
 
 
 def test_a_broken_newest_checkpoint_is_not_replaced_by_an_older_one(run):
