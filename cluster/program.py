@@ -129,7 +129,8 @@ def start_ray(config: RunConfig) -> None:
             ray.init(address=config.ray_address, runtime_env={"env_vars": threads}, log_to_driver=False)
         else:
             cpus = max(len(os.sched_getaffinity(0)), 1)
-            ray.init(num_cpus=cpus, runtime_env={"env_vars": threads}, **options)
+            # Ray would else join a cluster that happens to run on this machine.
+            ray.init("local", num_cpus=cpus, runtime_env={"env_vars": threads}, **options)
 
 
 def store_url(config: RunConfig, directory: RunDirectory) -> str:
