@@ -70,12 +70,12 @@ def kill_at(path, rows, pause_s):
     return found[-1]["phase"] if found else ""
 
 
-def outcome(path):
+def outcome(path, store=None):
     _, arrays, _, complaints = Checkpoints(path / "checkpoints", keep=2).latest()
     assert complaints == []
     return {
         "weights": weights_sha256({k: v for k, v in arrays.items() if k.startswith("weights/")}),
-        "replay": content_sha256(str(path / "store")),
+        "replay": content_sha256(str(store or path / "store")),
         "rows": [{k: v for k, v in r.items() if not k.endswith("_s")} for r in rows_of(path)],
         "stages": json.loads((path / "report.json").read_text())["stages"],
     }
