@@ -18,7 +18,6 @@ from common.geometry import look_at, transform_points
 from common.scene import Light, Shape
 from tests.actors.isaac.golden_for_tests import FILE, TURNED, assets, built, cases, object_of, scene_of, short
 
-
 TWO = Room(2, 2, 1)
 
 
