@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 import time
@@ -13,11 +14,12 @@ from numpy.typing import NDArray
 
 from actors.collect import collect
 from actors.learned_policy import LearnedPolicy
-from actors.renderers import make_renderer
+from actors.renderers import make_renderer, waits_for_server
 from actors.tasks import Task, TaskResult
 from actors.workshop import Workshop
 from common.config import RunConfig
 from common.episode import Episode
+from common.errors import RendererLostError
 from common.identity import PolicyVersion, weights_sha256
 from common.role_events import Captured
 from replay.location import EpisodeWriter
@@ -61,7 +63,7 @@ class Collector:
         self._storing = False
         self._questions = 0
         policy = LearnedPolicy(config.network)
-        renderer = make_renderer(config.renderer, _max_envs(config), name)
+        renderer = make_renderer(config.renderer, _max_envs(config), f"{run_id}-{name}")
         self._shop = Workshop(config, run_id, renderer, policy, name, hashes)
 
     def ping(self) -> str:
@@ -79,7 +81,8 @@ class Collector:
             A number that grows while the task goes on; resident memory in bytes.
         """
         # Whoever waits for the store waits for a limit of its own (replay.send_timeout_s); a slow disk is no hang.
-        self._questions += int(self._storing)
+        # So does a new render server (renderer.cold_start_s, warm_start_s).
+        self._questions += int(self._storing or waits_for_server(self._shop.renderer))
         return self._shop.progress + self._questions, _rss_bytes()
 
     def run(self, task: Task, weights: Mapping[str, NDArray[Any]] | None = None) -> TaskResult:
@@ -90,9 +93,25 @@ class Collector:
             weights: the learned policy's, checked against `task.version`; None where nothing learned acts, or where
                 they are those of the last task.
 
+        A task whose render server fails is done again here, from its start, when there is another server.
+
         Raises:
             ValueError: if the learned policy should act, and the weights are not those that the task names.
+            RendererError: if render servers fail again and again, or there is none any more.
         """
+        lost = 0.0
+        for attempt in range(_RENDERER_ATTEMPTS):
+            began = time.perf_counter()
+            try:
+                result = self._do(task, weights)
+                return dataclasses.replace(result, seconds=result.seconds | {"render_lost": lost}) if lost else result
+            except RendererLostError:
+                lost += time.perf_counter() - began
+                if attempt + 1 == _RENDERER_ATTEMPTS:
+                    raise
+        raise AssertionError("the last attempt returns or raises")
+
+    def _do(self, task: Task, weights: Mapping[str, NDArray[Any]] | None) -> TaskResult:
         began = time.perf_counter()
         shop = self._shop
         frames, seconds, waits = shop.frames, dict(shop.seconds), self._writer.waits()

@@ -31,7 +31,7 @@ from common.renderer_config import RendererConfig
 _LOG = logging.getLogger(__name__)
 _POLL_S = 0.05  # an exit is seen this soon
 _ASK_S = 1.0  # a server that starts is given so long for an answer
-_EXIT_S = 0.5  # a lost call may be the first sign of an exit, whose code says more
+_EXIT_S = 3.0  # a lost call may be the first sign of an exit, whose code says more
 
 
 class Supervisor:
