@@ -72,7 +72,7 @@ def check_mount(folder: Path, table: Path = Path("/proc/self/mountinfo")) -> Che
     """
     if not table.exists():
         return Check("file system", True, f"{folder}: cannot be told on this system")
-    mounts = []
+    mounts: list[tuple[Path, str]] = []
     for line in table.read_text().splitlines():
         left, _, right = line.partition(" - ")
         # Blanks in names are octal there.

@@ -47,6 +47,7 @@ class Program:
     checkpoints: Checkpoints
     metrics: MetricsLog
     data: Store | None = None  # what imitation draws from instead of collecting
+    writer: Any = None  # actor that commits for collectors of other nodes
     tracker_run_id: str | None = None
     _tracker: Tracker | None = None
 
@@ -102,7 +103,7 @@ def build_program(config: RunConfig, directory: RunDirectory) -> Iterator[Progra
             writer = start_replay_writer(location, f"w-a{directory.attempt:04d}", config.replay)
         fleet = Fleet(functools.partial(make_collector, config, directory, location, writer), acting)
         checkpoints = open_checkpoints(config, directory)
-        yield Program(config, directory, store, fleet, held_out_suite(config), checkpoints, metrics, data)
+        yield Program(config, directory, store, fleet, held_out_suite(config), checkpoints, metrics, data, writer)
     finally:
         if fleet is not None:
             fleet.stop()

@@ -11,6 +11,7 @@ beyond that, so the actor's queue is bounded by the number of senders.
 from __future__ import annotations
 
 import dataclasses
+import os
 import socket
 import time
 import uuid
@@ -22,6 +23,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cluster.status import rss_bytes
 from cluster.versions import OtherCodeError, check_code, refusal
 from common.episode import Episode
 from common.errors import StoreError
@@ -77,6 +79,7 @@ class ReplayWriter:
             max_bytes=settings.segment_bytes,
             disk=disk_limits(settings),
         )
+        self._rows, self._committing_s = 0, 0.0
         self._held: set[str] = set()  # ids that the segment writer has taken and not acknowledged
 
     def commit(self, episodes: Sequence[Episode], again: bool) -> tuple[list[Ack], float]:
@@ -92,16 +95,30 @@ class ReplayWriter:
         Raises:
             StoreError: if the disk refuses; the batch may be committed with a later one all the same.
         """
+        began = time.perf_counter()
         acks, slowed = self._known(episodes) if again else {}, self._writer.waits()["disk"]
         for episode in episodes:
             name = str(episode.meta.id)
             # What a commit that failed left in the segment writer goes with this one.
             if name not in acks and name not in self._held:
                 self._held.add(name)
+                self._rows += episode.num_rows
                 acks |= {a.episode_id: a for a in self._writer.append(episode)}
         acks |= {a.episode_id: a for a in self._writer.flush()}
         self._held.clear()
+        self._committing_s += time.perf_counter() - began
         return [acks[str(e.meta.id)] for e in episodes], self._writer.waits()["disk"] - slowed
+
+    def report(self) -> dict[str, Any]:
+        """What this process is and did: host, pid, rss_bytes, rows taken, committing_s, slowed_s by the disk [s]."""
+        return {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "rss_bytes": rss_bytes(),
+            "rows": self._rows,
+            "committing_s": self._committing_s,
+            "slowed_s": self._writer.waits()["disk"],
+        }
 
     def _known(self, episodes: Sequence[Episode]) -> dict[str, Ack]:
         self._store.refresh()

@@ -25,6 +25,7 @@ from cluster.status_numbers import (
     rates,
     replay_counts,
 )
+from cluster.status_writer import WriterWatch
 from common.role_events import cause, tell
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ class StatusBoard:
         self._driver_waits: dict[str, float] = {"wait_checkpoint": 0.0}
         self._before = RoleStatus("collectors", 0, 0)
         self._failures = 0
+        self._writer: WriterWatch | None = None
+        self._writer_failure = ""
 
     def open(self, run: Path, run_id: str, attempt: int) -> None:
         """Write to the run directory `run` from now on."""
@@ -84,6 +87,7 @@ class StatusBoard:
     def attach(self, program: Program) -> None:
         """The run's parts are there."""
         self._program = program
+        self._writer = None if program.writer is None else WriterWatch(program.writer)
         learners = max(program.config.learner.num_learners, 1)
         self._learner = dataclasses.replace(self._learner, alive=learners, wanted=learners)
         self._look(force=True)
@@ -97,7 +101,8 @@ class StatusBoard:
     def phase(self, name: str, rounds: int, done: int) -> None:
         """A phase begins or continues."""
         self._phase_began, self._first = time.monotonic(), done
-        self._change(state="training", phase=name, round=done, rounds=rounds, eta_s=None, metrics={}, limiter={})
+        lags = {"policy_lag_versions": None, "policy_lag_s": None}
+        self._change(state="training", phase=name, round=done, rounds=rounds, metrics={}, limiter={}, **lags)
         tell("learner", logging.INFO, "phase", phase=name, rounds=rounds, done=done)
         self._write()
 
@@ -124,8 +129,9 @@ class StatusBoard:
         self._driver_waits["wait_checkpoint"] += row.get("checkpoint_s", 0.0)
         self._change(
             round=done,
-            policy_lag_versions=row.get("policy_lag_versions"),
-            policy_lag_s=row.get("policy_lag_s"),
+            # Rounds in which nothing arrived measure none.
+            policy_lag_versions=row.get("policy_lag_versions", self._status.policy_lag_versions),
+            policy_lag_s=row.get("policy_lag_s", self._status.policy_lag_s),
             limiter=limiter_numbers(limiter or {}, row),
             metrics={k: row[k] for k in _SHOWN if k in row} | ({"slowed_s": slowed} if slowed > 0.0 else {}),
         )
@@ -240,7 +246,11 @@ class StatusBoard:
         )
         # A learner in the driver's process is as large as that; others are processes of their own.
         learner = dataclasses.replace(self._learner, rss_bytes=0 if program.config.learner.num_learners else memory)
-        roles = {r.role: r for r in (driver, learner, collectors)}
+        parts = [driver, learner, collectors]
+        if self._writer is not None:
+            parts.append(self._writer.look(now))
+            self._note_writer(parts[-1].last_failure)
+        roles = {r.role: r for r in parts}
         self._looks.append(_Look(now, program.fleet.totals.frames, roles))
         while len(self._looks) > 2 and now - self._looks[1].at >= _WINDOW_S:
             self._looks.popleft()
@@ -256,6 +266,11 @@ class StatusBoard:
             tell("collectors", logging.WARNING, "restarted", causes=new, restarts=now.restarts)
         if (now.alive, now.wanted) != (before.alive, before.wanted):
             tell("collectors", logging.INFO, "alive", alive=now.alive, wanted=now.wanted)
+
+    def _note_writer(self, failure: str) -> None:
+        if failure and failure != self._writer_failure:
+            self._writer_failure = failure
+            self._change(last_failure=f"writer: {failure}")
 
     def _count(self, store: Store, now: float) -> None:
         """Count the store's rows, at most one percent of the time."""

@@ -48,7 +48,7 @@ def a_program(tmp_path):
         fleet = SimpleNamespace(totals=totals, status=status)
         config = SimpleNamespace(learner=SimpleNamespace(num_learners=0))
         checkpoints = Checkpoints(tmp_path / "checkpoints", 1)
-        return SimpleNamespace(fleet=fleet, config=config, store=store, checkpoints=checkpoints)
+        return SimpleNamespace(fleet=fleet, config=config, store=store, checkpoints=checkpoints, writer=None)
 
     yield make
     store.close()
