@@ -117,7 +117,9 @@ def _parser() -> argparse.ArgumentParser:
     status_verb.add_arguments(verb("status", status_verb.status, "Say what a run is doing; works from any shell."))
     server = verb("render-server", render_server_verb.render_server, "Render for other processes of this machine.")
     render_server_verb.add_arguments(server)
-    takes_overrides(verb("doctor", _doctor, "Check this machine and say what to fix."))
+    doctor = verb("doctor", _doctor, "Check this machine and say what to fix.")
+    doctor.add_argument("--isaac", action="store_true", help="what it lacks to render with Isaac Sim, and nothing else")
+    takes_overrides(doctor)
     return parser
 
 
@@ -127,7 +129,6 @@ def _train(arguments: argparse.Namespace) -> int:
     from cluster.console import Display
     from cluster.driver import train
 
-    _set_threads(config.learner_threads)
     with Draining(config.grace_s) as draining:
         report = train(config, Display(), draining)
     if arguments.json:
@@ -183,9 +184,10 @@ def _assets(arguments: argparse.Namespace) -> int:
 
 def _doctor(arguments: argparse.Namespace) -> int:
     from cluster.doctor import check_machine, print_checks
+    from cluster.doctor_isaac import check_isaac
 
     config = load_config(arguments.overrides)
-    checks = check_machine(config)
+    checks = check_isaac() if arguments.isaac else check_machine(config)
     print_checks(checks, as_json=arguments.json)
     return 0 if all(c.ok for c in checks) else 1
 

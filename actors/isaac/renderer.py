@@ -36,7 +36,8 @@ class IsaacConfig:
         max_envs: scenes held at once.
         size: (height, width) of every image that this process will render.
         folder: of this process alone: Kit's caches, textures.
-        tiles: frames drawn at a time; 0 is `max_envs`. Where every scene has a light of its own, 1 is fastest.
+        tiles: frames drawn at a time, which must be under one light. All tiles are drawn in every pass, so where every
+            scene has a light of its own, more than one only costs.
         slots: most objects in a scene.
         subframes: updates after a frame shows the right state, for the denoiser to forget the last one.
         max_updates: updates to wait for the right state before the frame counts as stale; less than 50.
@@ -50,7 +51,7 @@ class IsaacConfig:
     max_envs: int
     size: tuple[int, int]
     folder: Path
-    tiles: int = 0
+    tiles: int = 1
     slots: int = 12
     subframes: int = 4
     max_updates: int = 20
@@ -66,8 +67,8 @@ class IsaacConfig:
                 raise SceneError(bad_value(f"isaac.{name}", getattr(self, name), ">= 1"))
         if min(self.size) < 16 or max(self.size) > 4096:
             raise SceneError(bad_value("isaac.size", self.size, "(height, width), each 16 .. 4096"))
-        if not 0 <= self.tiles <= 1024:
-            raise SceneError(bad_value("isaac.tiles", self.tiles, "0 .. 1024"))
+        if not 1 <= self.tiles <= 1024:
+            raise SceneError(bad_value("isaac.tiles", self.tiles, "1 .. 1024"))
         if not 0 <= self.subframes <= 200:
             raise SceneError(bad_value("isaac.subframes", self.subframes, "0 .. 200"))
         if not 1 <= self.max_updates < STAMPS:
@@ -99,7 +100,7 @@ class IsaacRenderer:
         self.unexplained = self.resets = 0
         api = self._app.api
         api.attach_renderer()
-        room = Room(config.max_envs, config.slots, config.tiles or config.max_envs)
+        room = Room(config.max_envs, config.slots, config.tiles)
         self._stage = Stage(api, room, PictureFiles(config.folder / "pictures"))
         self._pictures = Tiles(self._app, self._stage.camera_paths, config.size)
         api.play()

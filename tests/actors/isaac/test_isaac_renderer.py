@@ -20,7 +20,7 @@ ALL = ("rgb", "instance_id", "depth")
 def started(monkeypatch, tmp_path, manifest="5_1", delay=0, **settings):
     fake = install(monkeypatch, manifest, tmp_path)
     fake.delay = delay
-    settings = {"max_envs": 2, "size": SIZE, "slots": 3, **settings}
+    settings = {"max_envs": 2, "size": SIZE, "slots": 3, "tiles": 2, **settings}
     return fake, IsaacRenderer(IsaacConfig(folder=tmp_path / "isaac", **settings))
 
 
@@ -59,7 +59,7 @@ def test_a_known_point_lands_on_its_pixel_and_at_its_depth_in_tiles_that_are_not
 
 
 def test_two_hundred_resets_add_no_prims_and_keep_few_files(monkeypatch, tmp_path):
-    fake, renderer = started(monkeypatch, tmp_path, subframes=0, tiles=2)
+    fake, renderer = started(monkeypatch, tmp_path, subframes=0)
     prims = renderer.prim_count()
     attributes = sum(len(p.types) for p in fake.stage.prims.values())
     rng = np.random.default_rng(0)
