@@ -1,38 +1,17 @@
-"""The driver: phase after phase, round after round; every cut of the run is one checkpoint.
+"""The driver: start and resume are the same call, and the run directory decides which it is.
 
-Start and resume are the same call. `train` reads top to bottom: open, restore, evaluate the baselines, walk the
-schedule, report.
+What the directory alone refuses or answers is said before the learner's libraries are imported, which takes seconds.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from cluster.console import Display
-from cluster.cut import Cut as Cut
-from cluster.draining import Drained, Draining
-from cluster.program import Program, build_program
-from cluster.report import write_final_report
-from cluster.run import Run as Run
+from cluster.draining import Draining
 from cluster.run_directory import RunDirectory
-from cluster.starting_weights import starting_weights
-from cluster.stored_data import check_data
 from common.config import RunConfig
-
-
-@contextlib.contextmanager
-def recorded_end(program: Program, draining: Draining) -> Iterator[None]:
-    """Tell MLflow how a run ended that did not finish: drained (SCHEDULED, for it is to go on), KILLED or FAILED."""
-    try:
-        yield
-    except BaseException as error:
-        drained = isinstance(error, Drained) or draining.is_why(error)
-        killed = not isinstance(error, Exception)
-        program.end_record("SCHEDULED" if drained else "KILLED" if killed else "FAILED")
-        raise
 
 
 def train(config: RunConfig, display: Display, draining: Draining | None = None) -> dict[str, Any]:
@@ -50,8 +29,10 @@ def train(config: RunConfig, display: Display, draining: Draining | None = None)
         Drained: if it was asked to end, and is at a safe point.
         ServofleetError: one line that names what is wrong.
     """
-    draining = draining or Draining(config.grace_s)
-    if not (Path(config.dir) / "config.json").exists():
+    if not (Path(config.dir) / "config.json").exists() and (config.init_from or config.replay.train_from):
+        from cluster.starting_weights import starting_weights
+        from cluster.stored_data import check_data
+
         # What is refused must not be on record as the run's setting.
         starting_weights(config)
         check_data(config)
@@ -59,26 +40,9 @@ def train(config: RunConfig, display: Display, draining: Draining | None = None)
         finished = directory.path / "report.json"
         if finished.exists():
             return display.finished(finished)
-        with (
-            display.recording(directory),
-            build_program(config, directory) as program,
-            display.live(program),
-            contextlib.closing(Run(program, display, draining)) as run,
-            recorded_end(program, draining),
-        ):
-            run.restore()
-            while True:
-                run.end_if_asked()
-                # Within the loop, because the last cut may be from before anything in it.
-                run.evaluate_baselines()
-                if run.cut.pending:
-                    run.evaluate(run.cut.pending, "learned")
-                    run.cut.pending = ""
-                    run.save(pin=True)
-                if run.cut.phase >= len(config.schedule):
-                    break
-                run.run_phase()
-            report = write_final_report(program, run.cut.stages, run.cut.wall_s)
-            program.tracker.finish()
+        from cluster.schedule import walk_schedule
+
+        with display.recording(directory):
+            report = walk_schedule(config, directory, display, draining or Draining(config.grace_s))
         display.report(report, directory.path)
         return report

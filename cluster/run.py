@@ -7,8 +7,7 @@ from typing import Any
 
 from actors.tasks import split
 from cluster.console import Display
-from cluster.cut import Cut as Cut
-from cluster.cut import cut_of, other_versions
+from cluster.cut import Cut, cut_of, other_versions
 from cluster.cut_saver import CutSaver, Needs
 from cluster.draining import Drained, Draining
 from cluster.evaluation import evaluate_stage

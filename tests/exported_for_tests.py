@@ -9,7 +9,7 @@ import numpy as np
 
 from cluster.cli import main
 from cluster.config_loading import load_config
-from cluster.driver import Cut
+from cluster.cut import Cut
 from cluster.export_verb import record_frames
 from cluster.run_directory import RunDirectory
 from common.config import RunConfig

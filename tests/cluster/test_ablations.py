@@ -13,7 +13,7 @@ from local_program import local_program, small_config
 
 from cluster.config_loading import load_config
 from cluster.console import Display
-from cluster.driver import Run
+from cluster.run import Run
 from common.config import flatten
 from common.errors import ConfigError
 from common.networks.servo_net import initial_weights, restarted_weights

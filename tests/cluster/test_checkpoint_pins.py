@@ -8,7 +8,7 @@ import pytest
 from local_program import local_program, small_config
 
 from cluster.console import Display
-from cluster.driver import Run
+from cluster.run import Run
 from replay.pins import pin, read_pins
 from replay.retention import Retention, plan_prune, prune, sweep
 

@@ -11,7 +11,7 @@ from local_program import local_program, small_config
 
 import learner.checkpoint
 from cluster.console import Display
-from cluster.driver import Run
+from cluster.run import Run
 from common.errors import CheckpointError
 from learner.checkpoint import Checkpoints, Score
 from replay.pins import read_pins

@@ -15,8 +15,9 @@ from test_cut_saver import Said
 
 import cluster.draining
 from cluster.draining import EX_TEMPFAIL, Drained, Draining, own_sigterm
-from cluster.driver import Run, recorded_end
+from cluster.run import Run
 from cluster.run_directory import read_metrics
+from cluster.schedule import recorded_end
 from common.errors import StoreError
 from common.identity import weights_sha256
 from learner.tracking import Tracker

@@ -10,7 +10,7 @@ import torch
 from local_program import local_program, small_config, with_record
 from test_cut_saver import Said
 
-from cluster.driver import Run
+from cluster.run import Run
 from cluster.run_directory import read_metrics
 from common.errors import LearnerLostError, TrainingError
 from common.identity import weights_sha256

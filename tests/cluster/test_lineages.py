@@ -9,8 +9,8 @@ from test_asynchronous_rounds import SteadyFleet
 from test_cut_saver import Said
 
 from cluster.cut import Cut, cut_of
-from cluster.driver import Run
 from cluster.lineages import open_lineage
+from cluster.run import Run
 from cluster.run_directory import read_metrics
 from common.identity import json_sha256, weights_sha256
 from replay.index import Query

@@ -11,7 +11,7 @@ from test_cut_saver import Said
 
 import cluster.cut
 from cluster.cut import Cut, cut_of, other_versions
-from cluster.driver import Run
+from cluster.run import Run
 from cluster.run_directory import RunDirectory
 from cluster.versions import CODE, PACKAGES, source_sha256, version_changes, versions
 from common.config import PhaseConfig, RunConfig, changed_fixed, changed_free, flatten

@@ -9,8 +9,8 @@ from test_rounds import nothing
 
 from actors.tasks import split
 from cluster.console import Display
-from cluster.driver import Run
 from cluster.retention import policy_of, retain
+from cluster.run import Run
 from common.config import ReplayConfig
 from common.identity import weights_sha256
 from replay.pins import pin, read_pins

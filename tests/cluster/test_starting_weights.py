@@ -12,7 +12,9 @@ from local_program import local_program, small_config
 from mlflow.tracking import MlflowClient
 from test_cut_saver import Said
 
-from cluster.driver import Cut, Run, train
+from cluster.cut import Cut
+from cluster.driver import train
+from cluster.run import Run
 from cluster.run_directory import RunDirectory, read_metrics
 from cluster.starting_weights import starting_weights
 from common.errors import CheckpointError, ConfigError, ExportError

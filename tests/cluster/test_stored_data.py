@@ -12,10 +12,11 @@ from test_cut_saver import Said
 from test_rounds import Notebook, digest, nothing, walk
 
 import cluster.program
-from cluster.driver import Run, train
+from cluster.driver import train
 from cluster.imitation_rounds import ImitationRounds
 from cluster.program import build_program
 from cluster.rounds import make_rounds
+from cluster.run import Run
 from cluster.run_directory import RunDirectory, read_metrics
 from cluster.stored_data import check_data, go_on_with, note_data
 from cluster.stored_rounds import StoredRounds
@@ -62,7 +63,7 @@ def timeless(row):
 class Killed(Said):
     """Ends the run after its second round, whose row is written and whose checkpoint is not."""
 
-    def round(self, number, row):
+    def round(self, number, row, limiter=None):
         if number == 2:
             raise KeyboardInterrupt
 
