@@ -36,7 +36,7 @@ class Backend:
     closes: bool = True
 
 
-def open_backend(name: str, max_envs: int, device: str, size: tuple[int, int] | None) -> Backend:
+def open_backend(name: str, max_envs: int, device: str, size: tuple[int, int] | None, tiles: int = 1) -> Backend:
     """Start a backend in this thread.
 
     Args:
@@ -44,13 +44,14 @@ def open_backend(name: str, max_envs: int, device: str, size: tuple[int, int] | 
         max_envs: room for environments 0 .. max_envs-1.
         device: Warp's name of the device; of Isaac Sim only "cuda:K".
         size: (height, width) of the one size that Isaac Sim renders; Warp renders any.
+        tiles: frames that Isaac Sim draws at a time, which must be under one light; Warp draws all at once.
 
     Raises:
         ConfigError: if the backend has no such device or size.
         ImportError: if its library is not installed.
         ServofleetError, RuntimeError: if it cannot start here.
     """
-    return _open_warp(max_envs, device) if name == "warp" else _open_isaacsim(max_envs, device, size)
+    return _open_warp(max_envs, device) if name == "warp" else _open_isaacsim(max_envs, device, size, tiles)
 
 
 def _open_warp(max_envs: int, device: str) -> Backend:
@@ -62,10 +63,8 @@ def _open_warp(max_envs: int, device: str) -> Backend:
     return Backend(renderer, "warp", str(warp.__version__), None, renderer.nbytes)
 
 
-def _open_isaacsim(max_envs: int, device: str, size: tuple[int, int] | None) -> Backend:
-    import tempfile
-    from pathlib import Path
-
+def _open_isaacsim(max_envs: int, device: str, size: tuple[int, int] | None, tiles: int) -> Backend:
+    from actors.isaac.folders import cache_root, claim_folder
     from actors.isaac.renderer import IsaacConfig, IsaacRenderer
     from actors.isaac.version import installed_version
 
@@ -74,12 +73,13 @@ def _open_isaacsim(max_envs: int, device: str, size: tuple[int, int] | None) -> 
         raise ConfigError(bad_value("--device", device, "cuda:0: give the process one GPU by NVIDIA_VISIBLE_DEVICES"))
     if size is None:
         raise ConfigError(bad_value("--size", "", "HEIGHTxWIDTH, the one size that Isaac Sim renders"))
-    folder = Path(tempfile.mkdtemp(prefix="servofleet-isaac-"))
-    renderer = IsaacRenderer(IsaacConfig(max_envs=max_envs, size=size, folder=folder))
+    version = installed_version()
+    folder = claim_folder(cache_root(), version)  # with the shaders that an earlier process compiled
+    renderer = IsaacRenderer(IsaacConfig(max_envs=max_envs, size=size, folder=folder, tiles=tiles))
     return Backend(
         renderer,
         "isaacsim",
-        installed_version(),
+        version,
         size,
         recycle_advised=lambda: bool(renderer.recycling_reason()),
         closes=False,

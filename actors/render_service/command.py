@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-envs", type=int, default=256, help="environments held at once (default 256)")
     parser.add_argument("--device", default="", help="cpu or cuda:0 (default: cpu for warp, cuda:0 for isaacsim)")
     parser.add_argument("--size", metavar="HxW", default="", help="isaacsim: the one size it renders (default 512x512)")
+    parser.add_argument("--tiles", type=int, default=1, help="isaacsim: frames drawn at a time under one light (1)")
     parser.add_argument("--max-frame-bytes", type=int, default=1 << 30, help="of one batch (default 1 GiB)")
     parser.add_argument("--max-assets-bytes", type=int, default=1 << 30, help="meshes and pictures kept (1 GiB)")
 
@@ -47,7 +48,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.backend == "isaacsim":
         size = size or (512, 512)
         sys.argv = sys.argv[:1]  # Isaac Sim hands what it does not know to Kit
-    code = serve(address, limits, lambda: open_backend(arguments.backend, limits.max_envs, device, size))
+    code = serve(
+        address, limits, lambda: open_backend(arguments.backend, limits.max_envs, device, size, arguments.tiles)
+    )
     if arguments.backend == "isaacsim":
         sys.stdout.flush()
         sys.stderr.flush()
