@@ -213,9 +213,9 @@ class Fleet:
         """Too few collectors for too long are an error where there is work for them."""
         least, now = max(bounds(self._config)[0], 1), self._crew.watched.now
         answering = self.healthy
-        if answering >= least or not (self._queue or self._busy):
+        if answering >= least:
             self._enough = now
-        elif now - self._enough > self._config.start_timeout_s:
+        elif (self._queue or self._busy) and now - self._enough > self._config.start_timeout_s:
             raise FleetError(
                 f"{answering} collectors answer, fewer than fleet.min_collectors = {least}, for "
                 f"fleet.start_timeout_s = {self._config.start_timeout_s:g} s; last error: {self._crew.last_error}"

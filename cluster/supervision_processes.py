@@ -134,7 +134,8 @@ def node_of(actor: ray.actor.ActorHandle) -> str:
     from ray._private import state  # the one place that knows of actors that failed to start
 
     known = state.actors(actor._actor_id.hex())
-    return str(known.get("Address", {}).get("NodeID", "")) if known else ""
+    node = str(known.get("Address", {}).get("NodeID", "")) if known else ""
+    return "" if set(node) == {"f"} else node
 
 
 def _space() -> str:
