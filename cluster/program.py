@@ -124,14 +124,15 @@ def start_ray(config: RunConfig) -> None:
     # Kernels of one thread: two threads on busy cores slow every process down, and change sums.
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    options: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     with own_sigterm():
         if config.ray_address:
-            ray.init(address=config.ray_address, runtime_env={"env_vars": threads}, log_to_driver=False)
+            ray.init(config.ray_address, runtime_env={"env_vars": threads}, **options)
         else:
             cpus = max(len(os.sched_getaffinity(0)), 1)
             # Ray would else join a cluster that happens to run on this machine.
-            ray.init("local", num_cpus=cpus, runtime_env={"env_vars": threads}, **options)
+            options |= {"num_cpus": cpus, "include_dashboard": False}
+            ray.init("local", runtime_env={"env_vars": threads}, **options)
 
 
 def store_url(config: RunConfig, directory: RunDirectory) -> str:
