@@ -125,11 +125,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _train(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.overrides)
-    quiet_libraries()
-    from cluster.console import Display
-    from cluster.driver import train
-
+    # Before the libraries are loaded: that takes seconds, in which a batch system may ask as well.
     with Draining(config.grace_s) as draining:
+        _quiet_libraries()
+        from cluster.console import Display
+        from cluster.driver import train
+
+        _set_threads(config.learner_threads)
         report = train(config, Display(), draining)
     if arguments.json:
         print(json.dumps(report))
