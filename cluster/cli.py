@@ -127,11 +127,10 @@ def _train(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.overrides)
     # Before the libraries are loaded: that takes seconds, in which a batch system may ask as well.
     with Draining(config.grace_s) as draining:
-        _quiet_libraries()
+        quiet_libraries()
         from cluster.console import Display
         from cluster.driver import train
 
-        _set_threads(config.learner_threads)
         report = train(config, Display(), draining)
     if arguments.json:
         print(json.dumps(report))
