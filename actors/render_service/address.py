@@ -50,7 +50,8 @@ def parse_address(text: str, field: str = "address") -> Address:
     """
     if text.startswith("unix:"):
         name = text.removeprefix("unix:")
-        path = Path("/" + name.lstrip("/")) if name.startswith("/") else None
+        absolute = name.startswith("///") or (name.startswith("/") and not name.startswith("//"))
+        path = Path("/" + name.lstrip("/")) if absolute else None
         if path is None or path == Path("/"):
             raise ConfigError(bad_value(field, text, "unix:///PATH, an absolute path"))
         if len(os.fsencode(path)) > _MAX_PATH:

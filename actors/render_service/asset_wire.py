@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from actors.render_service.limits import Limits
@@ -44,7 +45,7 @@ def decode_asset(name: str, data: bytes) -> Mesh | NDArray[Any]:
     message = pb.Asset()
     try:
         message.ParseFromString(data)
-    except ValueError as e:  # protobuf's DecodeError is one
+    except DecodeError as e:
         raise AssetError(f"asset {name} cannot be read: {e}") from e
     asset: Mesh | NDArray[Any]
     if message.WhichOneof("kind") == "mesh":

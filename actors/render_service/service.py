@@ -51,9 +51,9 @@ class RenderService(render_pb2_grpc.RenderServiceServicer):  # type: ignore[misc
         self._began = time.monotonic()
         self._assets = AssetStore(limits)
         self._maps = MappedSegments(limits.max_frame_bytes)
-        self._built: set[tuple[str, int]] = (
-            set()
-        )  # session and environment that was reset; the desk's thread alone looks
+        # Of the session that asked last, and the desk's thread's alone: environments that it reset.
+        self._owner = ""
+        self._built: set[int] = set()
         self._resets = 0
         self._frames = 0
 
@@ -161,12 +161,18 @@ class RenderService(render_pb2_grpc.RenderServiceServicer):  # type: ignore[misc
     def _reset(self, backend: Backend, request: pb.ResetRequest) -> Answer:
         ids = np.array(request.env_ids, dtype=np.int64)
         scenes = [SceneSpec.from_json(text) for text in request.scenes]
-        session = request.id.session
+        self._own(request.id.session)
         backend.renderer.reset(ids, scenes)
-        # What an older session built is no scene of this one.
-        self._built = {b for b in self._built if b[0] == session} | {(session, env) for env in ids.tolist()}
+        self._built.update(ids.tolist())
         self._resets += len(ids)
         return Answer((pb.ResetResponse(id=request.id),))
+
+    def _own(self, session: str) -> None:
+        """Forget what an older session built, and let go of its memory."""
+        if session != self._owner:
+            self._owner = session
+            self._built.clear()
+            self._maps.clear()
 
     def _layout(self, backend: Backend, request: pb.RenderRequest) -> Layout:
         """What is asked for, within the limits; nothing of it is allocated yet."""
@@ -186,18 +192,21 @@ class RenderService(render_pb2_grpc.RenderServiceServicer):  # type: ignore[misc
 
     def _render(self, backend: Backend, request: pb.RenderRequest, layout: Layout) -> Answer:
         ids = np.array(request.env_ids, dtype=np.int64)
-        never = [env for env in ids.tolist() if (request.id.session, env) not in self._built]
+        self._own(request.id.session)
+        never = sorted(set(ids.tolist()) - self._built)
         if never:
             raise SceneError(f"environment {never[0]} has no scene: reset it first")
         poses = np.array(request.world_T_cam, dtype=np.float64).reshape(-1, 4, 4)
         intrinsics = np.array(request.intrinsics, dtype=np.float64).reshape(-1, 4)
         channels: tuple[Channel, ...] = layout.channels
+        # Found, and its old stamp taken away, before anything is drawn.
+        slot = self._maps.pixels(request.slot, layout.total) if request.HasField("slot") else None
         frames = backend.renderer.render(ids, poses, intrinsics, (layout.height, layout.width), channels)
         self._frames += layout.count
         head = pb.RenderResponse(head=_head(request, layout, frames))
         end = pb.RenderResponse(end=pb.FrameEnd(bytes=layout.total))
-        if request.HasField("slot"):
-            write_frames(frames, layout, self._maps.pixels(request.slot, layout.total))
+        if slot is not None:
+            write_frames(frames, layout, slot)
             self._maps.stamp(request.slot, request.id.number, layout.total)
             return Answer((head, end))
         # Copied now: a backend may draw the next frames into the same arrays.

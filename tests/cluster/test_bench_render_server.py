@@ -49,8 +49,9 @@ def test_json_has_a_row_per_way_and_size(monkeypatch: pytest.MonkeyPatch, capsys
     assert resets["reset_server_256"] == 2.0
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_is_an_error_that_says_why() -> None:
-    with pytest.raises(RendererError, match="bench render-server.*KeyError"):
+    with pytest.raises(RendererError, match=r"bench render-server.*KeyError"):
         bench_render_server._run({"batches": 1})
 
 
