@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from actors.collect import collect
 from actors.learned_policy import LearnedPolicy
-from actors.renderers import make_renderer, waits_for_server
+from actors.renderers import drawn_by, make_renderer, waits_for_server
 from actors.tasks import Task, TaskResult
 from actors.workshop import Workshop
 from common.config import RunConfig
@@ -63,7 +63,9 @@ class Collector:
         self._storing = False
         self._questions = 0
         policy = LearnedPolicy(config.network)
-        renderer = make_renderer(config.renderer, _max_envs(config), f"{run_id}-{name}")
+        renderer = make_renderer(config.renderer, _max_envs(config), f"{run_id}-{name}", config.env.image_size)
+        if server := drawn_by(renderer):
+            hashes = hashes | {"renderer": server}
         self._shop = Workshop(config, run_id, renderer, policy, name, hashes)
 
     def ping(self) -> str:

@@ -198,6 +198,7 @@ def check(config: RunConfig) -> None:
     fleet = config.fleet
     check_renderer(
         config.renderer,
+        sizes=(config.env.image_size, config.env.mask_size),
         collectors=max(fleet.collectors, fleet.max_collectors),
         hang_timeout_s=fleet.hang_timeout_s,
         task_timeout_s=fleet.task_timeout_s,

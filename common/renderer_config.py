@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 from common.errors import ConfigError, bad_value
 from common.settings import fixed, free
@@ -17,8 +18,12 @@ class RendererConfig:
     """
 
     backend: str = fixed("warp", "what draws the pictures", "warp|isaacsim")
+    device: str = fixed("", "cpu or cuda:K; empty is the CPU for warp and the first GPU for isaacsim")
     place: str = free(
         "embedded", "in the collectors, in servers of their own, or elsewhere", "embedded|supervised|remote"
+    )
+    pool_bytes: int = free(
+        256_000_000, "of meshes, and of textures, that collectors' own renderers keep when no scene shows them", "> 0"
     )
     address: str = free("", "of the server, where place is remote: unix:///PATH or 127.0.0.1:PORT")
     python: str = free("", "interpreter that runs supervised servers, such as Isaac Sim's; empty: the collectors'")
@@ -42,12 +47,19 @@ class RendererConfig:
 
 
 def check_renderer(
-    config: RendererConfig, *, collectors: int, hang_timeout_s: float, task_timeout_s: float, start_timeout_s: float
+    config: RendererConfig,
+    *,
+    sizes: tuple[int, int],
+    collectors: int,
+    hang_timeout_s: float,
+    task_timeout_s: float,
+    start_timeout_s: float,
 ) -> None:
     """Check the settings against each other and against the fleet's.
 
     Args:
         config: of the renderer.
+        sizes: `env.image_size` and `env.mask_size` [px].
         collectors, hang_timeout_s, task_timeout_s, start_timeout_s: `fleet`'s.
 
     Raises:
@@ -56,12 +68,17 @@ def check_renderer(
     if config.place == "embedded" and config.backend != "warp":
         allowed = f"supervised or remote where renderer.backend = {config.backend!r}"
         raise ConfigError(bad_value("renderer.place", config.place, allowed))
+    if not re.fullmatch(r"(cpu|cuda:\d+)?", config.device):
+        raise ConfigError(bad_value("renderer.device", config.device, "cpu, cuda:K or empty"))
     if (config.place == "remote") != bool(config.address):
         allowed = "an address where renderer.place = 'remote', else empty"
         raise ConfigError(bad_value("renderer.address", config.address, allowed))
     if config.place == "remote" and collectors > 1:
         allowed = "0 or 1 where renderer.place = 'remote', for a server serves one client"
         raise ConfigError(bad_value("fleet.collectors", collectors, allowed))
+    if config.backend == "isaacsim" and sizes[0] != sizes[1]:
+        allowed = f"env.image_size = {sizes[0]} where renderer.backend = 'isaacsim', which renders one size"
+        raise ConfigError(bad_value("env.mask_size", sizes[1], allowed))
     if not config.backoff_s or min(config.backoff_s) < 0.0:
         raise ConfigError(bad_value("renderer.backoff_s", config.backoff_s, "one wait or more, each >= 0"))
     if config.place != "embedded" and hang_timeout_s <= config.call_timeout_s:

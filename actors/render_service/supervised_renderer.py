@@ -101,6 +101,11 @@ class SupervisedRenderer:
             keeper.stop()
             raise
 
+    @property
+    def client(self) -> Renderer | None:
+        """Of the server connected to; None where that failed."""
+        return self._client
+
     def load(self, assets: Mapping[str, Any]) -> None:
         """Make imported meshes known, by content hash; see `common.protocols.Renderer.load`.
 

@@ -29,7 +29,7 @@ from common.renderer_config import RendererConfig
 
 
 def supervise(
-    config: RendererConfig, name: str, max_envs: int, *, listen: str = "", more: Sequence[str] = ()
+    config: RendererConfig, name: str, max_envs: int, *, size: int = 0, listen: str = "", more: Sequence[str] = ()
 ) -> Supervisor:
     """Start a supervisor of one render server; returns before that is up.
 
@@ -37,14 +37,17 @@ def supervise(
         config: of the renderer.
         name: of the folder of its logs: of the collector, unique on this machine.
         max_envs: room for environments 0 .. max_envs-1.
+        size: side of all images [px], for a backend that renders one size; 0: its own.
         listen: address that it always listens at, and the supervisor replaces it by itself; "": a new socket per start.
         more: further arguments of the server.
     """
     python = config.python or sys.executable
+    chosen = ["--device", config.device] if config.device else []
+    chosen += ["--size", f"{size}x{size}"] if size and config.backend == "isaacsim" else []
 
     def make_argv(sockets: Path) -> tuple[Sequence[str], str]:
         address = listen or f"unix://{sockets / 'render.sock'}"
-        options = ["--backend", config.backend, "--listen", address, "--max-envs", str(max_envs), *more]
+        options = ["--backend", config.backend, "--listen", address, "--max-envs", str(max_envs), *chosen, *more]
         # -P: the folder that it runs in is not searched for modules.
         return [python, "-P", "-m", "actors.render_service", *options], address
 

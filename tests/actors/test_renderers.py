@@ -1,6 +1,7 @@
 """Which renderer the settings give, and what a collector does when its render server fails."""
 
 import contextlib
+import dataclasses
 import time
 
 import numpy as np
@@ -11,7 +12,7 @@ from workshop_for_tests import HASHES, small_config, task_of
 from actors.collector import Collector
 from actors.rasteriser.renderer import WarpRenderer
 from actors.render_service.supervised_renderer import SupervisedRenderer
-from actors.renderers import make_renderer, waits_for_server
+from actors.renderers import drawn_by, make_renderer, waits_for_server
 from common.config import RendererConfig
 from common.errors import ConfigError, RendererLostError, RendererQuarantinedError
 from replay.store import open_store
@@ -55,8 +56,8 @@ def stored(tmp_path):
 
 
 def test_collectors_draw_by_themselves_unless_told_otherwise():
-    renderer = make_renderer(RendererConfig(), 2, "c000")
-    assert type(renderer) is WarpRenderer and not waits_for_server(renderer)
+    renderer = make_renderer(RendererConfig(), 2, "c000", 64)
+    assert type(renderer) is WarpRenderer and not waits_for_server(renderer) and drawn_by(renderer) == ""
 
 
 def test_a_server_at_an_address_must_draw_with_the_backend_of_the_run(tmp_path):
@@ -64,10 +65,22 @@ def test_a_server_at_an_address_must_draw_with_the_backend_of_the_run(tmp_path):
     with serving(f"unix://{tmp_path}/s") as service:
         config = RendererConfig(place="remote", address=service.bound)
         with pytest.raises(ConfigError, match=r"renderer\.backend = 'warp': allowed is 'pattern', the server's"):
-            make_renderer(config, 2, "c000")
+            make_renderer(config, 2, "c000", 64)
         config.backend = "pattern"
-        renderer = make_renderer(config, 2, "c000")
-        assert type(renderer) is SupervisedRenderer
+        renderer = make_renderer(config, 2, "c000", 64)
+        assert type(renderer) is SupervisedRenderer and drawn_by(renderer) == "pattern-1"
+        renderer.close()
+
+
+def test_episodes_are_not_drawn_by_two_versions(tmp_path):
+    tmp_path.chmod(0o700)
+    with serving(f"unix://{tmp_path}/s") as service:
+        config = RendererConfig(backend="pattern", place="remote", address=service.bound)
+        renderer = make_renderer(config, 2, "c000", 64)
+        service.backend = dataclasses.replace(service.backend, version="2")
+        renderer._keeper.failed(1, "lost", "it was started again")
+        with pytest.raises(ConfigError, match="renderer of the new server = 'pattern-2': allowed is 'pattern-1'"):
+            renderer.load({})
         renderer.close()
 
 
@@ -107,7 +120,7 @@ def test_a_server_that_nobody_keeps_is_connected_to_anew(tmp_path):
     address = f"unix://{tmp_path}/s"
     config = RendererConfig(backend="pattern", place="remote", address=address, warm_start_s=5.0)
     with serving(address):
-        renderer = make_renderer(config, 2, "c000")
+        renderer = make_renderer(config, 2, "c000", 64)
     with pytest.raises(RendererLostError, match="server 1 failed"):
         renderer.load({})
         renderer.reset(np.array([0]), [cube_scene()])

@@ -1,7 +1,10 @@
 """A collector whose render server fails in every way there is: what it stores is what it stores without failures."""
 
+import contextlib
+import importlib.metadata
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -9,16 +12,19 @@ from pathlib import Path
 import pytest
 
 from actors.collector import Collector
+from actors.rasteriser.renderer import WarpRenderer
 from actors.render_service.client import RemoteRenderer
 from actors.render_service.supervised_renderer import SupervisedRenderer
 from actors.render_service.supervisor import Supervisor
 from actors.render_service.supervisor_command import ask_health
+from actors.renderers import make_renderer
 from common.config import RendererConfig
-from common.errors import RendererQuarantinedError
+from common.errors import RendererError, RendererQuarantinedError
 from replay.store import open_store
 from tests.actors.render_service import misbehaving
 from tests.actors.workshop_for_tests import HASHES, hashes_of, small_config, some_weights, task_of
 
+ROOT = Path(__file__).resolve().parents[2]
 QUICK = {"backoff_s": [0.0], "heartbeat_s": 0.2, "heartbeat_timeout_s": 1.0, "heartbeat_misses": 2, "max_failures": 9}
 WARM_S = 30.0
 FAULTS = {
@@ -51,7 +57,7 @@ class Servers:
             argv += ["--fault", fault, "--at", str(at), "--late-s", "9"]
         return argv, address
 
-    def __call__(self, config, max_envs, name):
+    def __call__(self, config, max_envs, name, size):
         self.supervisor = Supervisor(self.config, self.argv, ask_health, self.folder)
         connect = lambda address: RemoteRenderer(address, call_timeout_s=self.config.call_timeout_s, client=name)
         self.renderer = SupervisedRenderer(self.supervisor, connect)
@@ -71,13 +77,13 @@ def collect(tmp_path, config, monkeypatch):
     """(renderer, tasks) -> (results, the stored episodes by id) of a collector on a store of its own."""
     weights, stores = some_weights(config), []
 
-    def run(make, tasks, meanwhile=lambda k: None):
+    def run(make, tasks, meanwhile=lambda k: None, drawn_by="another"):
         path = tmp_path / f"store-{len(stores)}"
         open_store(path, mode="a", create=True).close()
         monkeypatch.setattr("actors.collector.make_renderer", make)
         sizes = {"max_episodes": config.replay.segment_episodes, "max_bytes": config.replay.segment_bytes}
         writer = lambda name: open_store(path, mode="a").writer(name, **sizes)
-        collector, results = Collector(config, "unit", writer, "c000-a0000", dict(HASHES)), []
+        collector, results = Collector(config, "unit", writer, "c000-a0000", HASHES | {"renderer": drawn_by}), []
         try:
             for k, task in enumerate(tasks):
                 meanwhile(k)
@@ -103,10 +109,9 @@ def tasks(config, *kinds):
 def undisturbed(collect, wanted, backend):
     """The same tasks with the renderer in the collector's own process."""
     if backend == "pattern":
-        return collect(lambda *_: misbehaving.PatternRenderer(), wanted)[1]
-    from actors.rasteriser.renderer import WarpRenderer
-
-    return collect(lambda config, max_envs, name: WarpRenderer(max_envs), wanted)[1]
+        return collect(lambda *_: misbehaving.PatternRenderer(), wanted, drawn_by="pattern-1")[1]
+    drawn_by = f"warp-{importlib.metadata.version('warp-lang')}"
+    return collect(lambda config, max_envs, *_: WarpRenderer(max_envs), wanted, drawn_by=drawn_by)[1]
 
 
 def lost_seconds(results):
@@ -201,10 +206,40 @@ def test_a_task_fails_by_name_where_every_server_fails(collect, config, tmp_path
 @pytest.mark.slow
 def test_the_server_of_the_settings_is_the_real_one(collect, config, tmp_path):
     config.renderer = RendererConfig(place="supervised", folder=str(tmp_path / "logs"))
-    from actors.renderers import make_renderer
-
     wanted = tasks(config, "pairs")
     results, stored = collect(make_renderer, wanted)
     assert stored == undisturbed(collect, wanted, "warp")
     log = Path(tmp_path, "logs", "unit-c000-a0000", "server-0001.log").read_text()
     assert '"backend": "warp"' in log and "render_lost" not in results[0].seconds
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_a_supervisor_on_its_own_keeps_a_server_at_its_address(tmp_path):
+    tmp_path.chmod(0o700)
+    address = f"unix://{tmp_path}/s"
+    command = [sys.executable, "-m", "actors.render_service.supervisor_command", "--listen", address]
+    with subprocess.Popen([*command, "--logs", str(tmp_path / "logs"), "--max-envs", "2"], cwd=ROOT) as supervisor:
+        first = server_at(address)
+        os.kill(first, signal.SIGKILL)
+        second = server_at(address, other_than=first)
+        os.kill(second, signal.SIGTERM)  # a drained server that should be there is replaced as well
+        third = server_at(address, other_than=second)
+        supervisor.terminate()
+        assert supervisor.wait(30.0) == 0
+    assert len({first, second, third}) == 3 and not Path(f"/proc/{third}").exists()
+    assert len(list((tmp_path / "logs" / "alone").glob("server-*.log"))) == 3
+
+
+def server_at(address, other_than=0):
+    """Process id of the server there, once it is up."""
+    deadline = time.monotonic() + 60.0
+    while True:
+        with contextlib.suppress(RendererError):
+            client = RemoteRenderer(address, connect_s=1.0)
+            pid = client.health().pid
+            client.close()
+            if pid != other_than:
+                return pid
+        assert time.monotonic() < deadline, "no server"
+        time.sleep(0.1)
