@@ -184,6 +184,16 @@ class IsaacRenderer:
             return f"memory is {grown:.2f} of that after the start, {self._config.recycle_growth:g} is allowed"
         return ""
 
+    @property
+    def version(self) -> str:
+        """Version of Isaac Sim."""
+        return self._open().version
+
+    @property
+    def latency(self) -> int:
+        """Updates until a change of the stage is seen, as found out so far."""
+        return self._freshness.latency
+
     def prim_count(self) -> int:
         """Prims on the stage; the same at any time after the start."""
         return self._stage.prim_count()
