@@ -8,8 +8,10 @@ for a planned replacement. Imports nothing heavy: it serves in a collector, in a
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -66,6 +68,7 @@ class Supervisor:
         self._warm, self._stopping = False, False
         self._wished: End | None = None
         self._failures = FailureRecord(config)
+        self._process: ServerProcess | None = None
         self._start_s = self._down_s = self._up_at = 0.0
         self._health, self._due, self._reason, self._log = Health(), "", "", Path()
         self.events: collections.deque[Event] = collections.deque(maxlen=200)
@@ -138,6 +141,8 @@ class Supervisor:
         except Exception as e:
             # Callers wait for this thread: they must hear that it is gone.
             self._become("quarantined", f"its supervisor failed: {type(e).__name__}: {e}")
+            if self._process is not None:
+                self._process.end(0.0)
             raise
 
     def _keep_running(self) -> None:
@@ -169,9 +174,9 @@ class Supervisor:
         sockets = socket_folder()
         argv, address = self._make_argv(sockets)
         environment = clean_environment(config.pass_env, config.python)
-        process = ServerProcess(argv, environment, self._log, config.log_bytes, sockets)
+        process = self._process = ServerProcess(argv, environment, self._log, config.log_bytes, sockets)
         began = time.monotonic()
-        warm = self._warm or (self._known_machine is not None and self._known_machine.exists())
+        warm = self._warm or (self._known_machine is not None and os.path.exists(self._known_machine))
         budget = config.warm_start_s if warm else config.cold_start_s
         while True:
             if (code := _exit_code(process)) is not None:
@@ -259,15 +264,18 @@ class Supervisor:
         return f"; it said: {line}" if line else ""
 
     def _remember_machine(self) -> None:
+        # Where the file cannot be written, the first start of every supervisor has the budget of a cold one.
         if self._known_machine is not None:
-            self._known_machine.parent.mkdir(parents=True, exist_ok=True)
-            self._known_machine.touch()
+            with contextlib.suppress(OSError):
+                self._known_machine.parent.mkdir(parents=True, exist_ok=True)
+                self._known_machine.touch()
 
     def _forget_machine(self) -> None:
         """A new driver or a cleared cache makes a warm start cold again."""
         self._warm = False
         if self._known_machine is not None:
-            self._known_machine.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self._known_machine.unlink()
 
 
 def _exits_soon(process: ServerProcess) -> bool:

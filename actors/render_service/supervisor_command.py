@@ -22,7 +22,7 @@ import grpc
 from actors.render_service.address import parse_address
 from actors.render_service.supervisor import Supervisor
 from actors.render_service.supervisor_policy import Health
-from common.errors import RendererLostError, RendererQuarantinedError, ServofleetError
+from common.errors import ConfigError, RendererLostError, RendererQuarantinedError, ServofleetError, bad_value
 from common.proto.servofleet.v1 import render_pb2 as pb
 from common.proto.servofleet.v1.render_pb2_grpc import RenderServiceStub
 from common.renderer_config import RendererConfig
@@ -76,9 +76,18 @@ def ask_health(address: str, timeout_s: float) -> Health:
 
 
 def logs_folder(config: RendererConfig) -> Path:
-    """Folder that each supervisor has a folder of logs in."""
-    own = Path(tempfile.gettempdir()) / f"servofleet-{os.getuid()}" / "render-servers"
-    return Path(config.folder).expanduser() if config.folder else own
+    """Folder that each supervisor has a folder of logs in.
+
+    Raises:
+        ConfigError: if the one in the system's temporary folder belongs to somebody else.
+    """
+    if config.folder:
+        return Path(config.folder).expanduser()
+    own = Path(tempfile.gettempdir()) / f"servofleet-{os.getuid()}"
+    own.mkdir(mode=0o700, exist_ok=True)
+    if own.is_symlink() or own.lstat().st_uid != os.getuid():
+        raise ConfigError(bad_value("renderer.folder", "", f"a folder of yours: {own} is somebody else's"))
+    return own / "render-servers"
 
 
 def known_machine(backend: str, python: str) -> Path:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import threading
 import time
 
 import pytest
@@ -145,12 +144,30 @@ def test_budgets_are_those_of_cold_and_warm_starts(tmp_path):
         assert not known.exists()  # so that the next start is a cold one: a driver may have changed
 
 
-def test_whoever_waits_hears_of_a_supervisor_that_fails(tmp_path):
+def test_whoever_waits_hears_of_a_supervisor_that_fails(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
-    with pytest.raises(RendererQuarantinedError, match="its supervisor failed: FileExistsError"):
-        threading.excepthook, hook = lambda _: None, threading.excepthook
-        try:
-            with supervised(tmp_path / "file", "") as supervisor:
-                supervisor.wait_up()
-        finally:
-            threading.excepthook = hook
+    monkeypatch.setattr("threading.excepthook", lambda _: None)
+    failed = pytest.raises(RendererQuarantinedError, match="its supervisor failed: FileExistsError")
+    with supervised(tmp_path / "file", "") as supervisor, failed:
+        supervisor.wait_up()
+
+
+def test_a_cache_that_cannot_be_written_costs_no_renderer(tmp_path):
+    (tmp_path / "file").touch()
+    with supervised(tmp_path / "logs", "", known_machine=tmp_path / "file" / "machine") as supervisor:
+        assert supervisor.wait_up()[0] == 1
+
+
+def test_a_supervisor_that_fails_leaves_no_server(tmp_path, monkeypatch):
+    pids = []
+
+    def broken(address, timeout_s):
+        pids.append(ask(address)["pid"])
+        raise ZeroDivisionError("on purpose")
+
+    monkeypatch.setattr("supervised_for_tests.probe", broken)
+    monkeypatch.setattr("threading.excepthook", lambda _: None)
+    with supervised(tmp_path, "") as supervisor:
+        with pytest.raises(RendererQuarantinedError, match="failed: "):
+            supervisor.wait_up()
+        eventually(lambda: pids and not alive(pids[-1]))

@@ -146,3 +146,10 @@ def test_logs_are_numbered_and_the_oldest_go(tmp_path):
     assert sorted(p.name for p in (tmp_path / "logs").glob("*.log")) == [f"server-000{n}.log" for n in (3, 4, 5)]
     assert len(list((tmp_path / "logs").iterdir())) == 6
     assert last_line(tmp_path / "none") == ""
+
+
+def test_a_supervisor_is_light(tmp_path):
+    """It keeps Isaac Sim in its own Python environment, where there may be nothing else."""
+    heavy = ("torch", "ray", "mlflow", "warp", "zarr", "grpc", "numpy")
+    code = f"import sys; sys.modules |= dict.fromkeys({heavy}); import actors.render_service.supervisor"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
