@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
@@ -74,6 +75,7 @@ def serve(
             error = desk.run(is_fatal, backend.idle)
             server.stop(_GRACE).wait()
             if error is not None:
+                traceback.print_exception(error)
                 print(f"render server: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
                 return _code_of(error)
             return exit_codes.RECYCLE if recycle else exit_codes.DRAINED
@@ -116,7 +118,7 @@ def _start(start: Callable[[], Backend]) -> Backend | None:
         return start()
     except ConfigError:
         raise
-    except (ImportError, OSError, RuntimeError, ServofleetError) as e:
+    except Exception as e:
         if _is_out_of_memory(e):
             raise MemoryError(str(e)) from e
         print(f"render server: the backend cannot start: {type(e).__name__}: {e}", file=sys.stderr, flush=True)
