@@ -27,6 +27,7 @@ class RendererConfig:
     )
     address: str = free("", "of the server, where place is remote: unix:///PATH or 127.0.0.1:PORT")
     python: str = free("", "interpreter that runs supervised servers, such as Isaac Sim's; empty: the collectors'")
+    args: list[str] = free([], "further arguments of supervised servers: python -m actors.render_service --help")
     pass_env: list[str] = free([], "variables that supervised servers see besides the usual ones")
     folder: str = free("", "folder of the supervised servers' logs; empty: one under the system's temporary folder")
     cold_start_s: float = free(150.0, "a first start on a machine, which compiles, may take this long", "> 0")

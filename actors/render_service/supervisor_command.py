@@ -28,9 +28,7 @@ from common.proto.servofleet.v1.render_pb2_grpc import RenderServiceStub
 from common.renderer_config import RendererConfig
 
 
-def supervise(
-    config: RendererConfig, name: str, max_envs: int, *, size: int = 0, listen: str = "", more: Sequence[str] = ()
-) -> Supervisor:
+def supervise(config: RendererConfig, name: str, max_envs: int, *, size: int = 0, listen: str = "") -> Supervisor:
     """Start a supervisor of one render server; returns before that is up.
 
     Args:
@@ -39,7 +37,6 @@ def supervise(
         max_envs: room for environments 0 .. max_envs-1.
         size: side of all images [px], for a backend that renders one size; 0: its own.
         listen: address that it always listens at, and the supervisor replaces it by itself; "": a new socket per start.
-        more: further arguments of the server.
     """
     python = config.python or sys.executable
     chosen = ["--device", config.device] if config.device else []
@@ -47,7 +44,7 @@ def supervise(
 
     def make_argv(sockets: Path) -> tuple[Sequence[str], str]:
         address = listen or f"unix://{sockets / 'render.sock'}"
-        options = ["--backend", config.backend, "--listen", address, "--max-envs", str(max_envs), *chosen, *more]
+        options = ["--backend", config.backend, "--listen", address, "--max-envs", str(max_envs), *chosen, *config.args]
         # -P: the folder that it runs in is not searched for modules.
         return [python, "-P", "-m", "actors.render_service", *options], address
 
@@ -115,6 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         place="supervised",
         python=given.python,
         folder=given.logs,
+        args=given.args,
         cold_start_s=given.cold_start_s,
         warm_start_s=given.warm_start_s,
         recycle_resets=given.recycle_resets,
@@ -122,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: asked.set())
-    return _keep(lambda: supervise(config, "alone", given.max_envs, listen=given.listen, more=given.args), asked)
+    return _keep(lambda: supervise(config, "alone", given.max_envs, listen=given.listen), asked)
 
 
 def _keep(start: Callable[[], Supervisor], asked: threading.Event) -> int:

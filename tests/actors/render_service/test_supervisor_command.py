@@ -32,10 +32,10 @@ def test_the_command_line_says_what_the_settings_say(argv, tmp_path):
     assert command[1:] == (
         ["-P", "-m", "actors.render_service", "--backend", "warp", "--listen", address, "--max-envs", "7"]
     )
-    settings = {"backend": "isaacsim", "python": "/opt/isaac/bin/python", "device": "cuda:1"}
-    command, _ = argv(settings, size=64, more=["--max-assets-bytes", "5"])
+    settings = {"backend": "isaacsim", "python": "/opt/isaac/bin/python", "device": "cuda:1", "args": ["--tiles", "4"]}
+    command, _ = argv(settings, size=64)
     assert command[0] == "/opt/isaac/bin/python"
-    assert command[-6:] == ["--device", "cuda:1", "--size", "64x64", "--max-assets-bytes", "5"]
+    assert command[-6:] == ["--device", "cuda:1", "--size", "64x64", "--tiles", "4"]
     assert argv({}, listen="127.0.0.1:5000")[1] == "127.0.0.1:5000"
 
 
