@@ -28,12 +28,12 @@ from actors.isaac.version import installed_version, list_gpus
 from actors.scenes.shapes import build_mesh
 from common.errors import ServofleetError
 from common.geometry import intrinsics_from_fov, inverse_pose, look_at, make_pose, so3_exp, transform_points
-from common.protocols import F64, Frames
+from common.protocols import F64, Channel, Frames
 from common.rng import Purpose, philox
 from common.scene import Light, SceneObject, SceneSpec, Shape, Symmetry, Texture
 
 ENVS = 4
-_ALL = ("rgb", "instance_id", "depth")
+_ALL: tuple[Channel, ...] = ("rgb", "instance_id", "depth")
 _GROUND = Texture("noise", ((0.3, 0.3, 0.3), (0.7, 0.7, 0.6)), 6.0, 3)
 _SHAPES = (
     Shape("cube", (0.2,)), Shape("box", (0.1, 0.2, 0.3)), Shape("cylinder", (0.1, 0.2)), Shape("cone", (0.1, 0.2)),

@@ -4,34 +4,29 @@
 
 SOURCE is a model, or a cache that `servofleet assets import` wrote. FOLDER gets a file per mesh, by the content hash
 that scenes name it by, its picture, and `converted.json` with the checksum of each file. Runs in the trainer's Python
-with the `usd-core` wheel, or in Isaac Sim's own after the app started. `UsdAssets` reads the folder back for
-`IsaacRenderer.load`.
+with the `usd-core` wheel. `actors.isaac.converted.UsdAssets` reads the folder back, for `IsaacRenderer.load`.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from actors.assets.files import load_asset, texture_path
+from actors.assets.files import texture_path
+from actors.assets.importing import import_models
 from actors.assets.library import AssetLibrary, open_assets
+from actors.assets.manifest import ImportSettings
 from actors.isaac.api import Usd
+from actors.isaac.converted import LIST, VERSION, is_whole, read_list, sha256_of
 from actors.isaac.translate import geometry_of
 from actors.isaac.writing import StageWriter
-from actors.scenes.mesh import Mesh, is_closed
-from common.errors import AssetError, ServofleetError, bad_value
+from actors.scenes.mesh import Mesh
+from common.errors import AssetError, ServofleetError
 from common.fsio import create_only, replace_atomically
-
-LIST = "converted.json"
-_VERSION = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,10 +43,6 @@ def convert_model(file: Path, folder: Path) -> Converted:
     Raises:
         AssetError: saying why it cannot be used.
     """
-    # Only here: the import wants trimesh and a mesh decimator, which Isaac Sim's Python has not.
-    from actors.assets.importing import import_models
-    from actors.assets.manifest import ImportSettings
-
     cache = folder / "assets"
     for outcome in import_models(file.parent, {file.stem: file}, cache, ImportSettings()):
         if outcome.status == "failed":
@@ -75,7 +66,7 @@ def convert_library(library: AssetLibrary, cache: Path, folder: Path) -> Convert
     known = read_list(folder) if (folder / LIST).exists() else {}
     written, kept = [], []
     for entry in library.entries:
-        if entry.mesh in known and _is_whole(folder, entry.mesh, known):
+        if entry.mesh in known and is_whole(folder, entry.mesh, known):
             kept.append(entry.mesh)
             continue
         mesh = library[entry.mesh]
@@ -83,9 +74,9 @@ def convert_library(library: AssetLibrary, cache: Path, folder: Path) -> Convert
         picture = folder / f"{entry.texture}.png"
         create_only(picture, texture_path(cache, entry.texture).read_bytes())
         write_usd(usd, folder / f"{entry.mesh}.usdc", mesh, picture.name)
-        known = {**known, entry.mesh: _sha256(folder / f"{entry.mesh}.usdc"), entry.texture: ""}
+        known = {**known, entry.mesh: sha256_of(folder / f"{entry.mesh}.usdc"), entry.texture: ""}
         written.append(entry.mesh)
-    text = json.dumps({"version": _VERSION, "files": known}, indent=1, sort_keys=True)
+    text = json.dumps({"version": VERSION, "files": known}, indent=1, sort_keys=True)
     replace_atomically(folder / LIST, text.encode())
     return Converted(tuple(written), tuple(kept))
 
@@ -106,67 +97,6 @@ def write_usd(usd: Usd, file: Path, mesh: Mesh, picture: str) -> None:
     temporary.replace(file)
 
 
-def read_usd(usd: Usd, file: Path) -> Mesh:
-    """The mesh of a file that `write_usd` wrote; texture coordinates to a float's rounding, everything else exactly.
-
-    Raises:
-        AssetError: if it holds no such mesh.
-    """
-    stage = usd.name("pxr.Usd:Stage.Open")(str(file))
-    prim = stage.GetPrimAtPath("/Model/mesh")
-    if not prim.IsValid():
-        raise AssetError(f"{file} holds no /Model/mesh: convert the model again")
-
-    def array(name: str, dtype: str) -> NDArray[np.generic]:
-        return np.array(prim.GetAttribute(name).Get(), dtype=dtype)
-
-    vertices, normals, uvs = (array(n, "float32").astype(np.float32) for n in ("points", "normals", "primvars:st"))
-    faces = array("faceVertexIndices", "int32").astype(np.int32).reshape(-1, 3)
-    uvs[:, 1] = 1.0 - uvs[:, 1]
-    return Mesh(vertices, faces, normals, uvs, is_closed(vertices, faces))
-
-
-class UsdAssets(Mapping[str, Mesh | NDArray[np.uint8]]):
-    """Content hash -> mesh or texels of a folder of converted files, read when asked for; checksums are checked."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._files, self._usd = folder, read_list(folder), Usd()
-
-    def __getitem__(self, key: str) -> Mesh | NDArray[np.uint8]:
-        """Read an asset.
-
-        Raises:
-            KeyError: if the folder has no such hash.
-            AssetError: naming the file, if it is not what was written.
-        """
-        if not self._files[key]:
-            return load_asset(self._folder / f"{key}.png")
-        if not _is_whole(self._folder, key, self._files):
-            raise AssetError(f"{self._folder / f'{key}.usdc'} is damaged or missing: convert the model again")
-        return read_usd(self._usd, self._folder / f"{key}.usdc")
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._files))
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-
-def read_list(folder: Path) -> dict[str, str]:
-    """Content hash -> sha256 of the USD file, "" for pictures, whose name is their checksum.
-
-    Raises:
-        AssetError: if the folder has no list, or one of another version.
-    """
-    try:
-        found = json.loads((folder / LIST).read_text())
-    except (OSError, ValueError) as e:
-        raise AssetError(f"{folder / LIST} cannot be read: {e}") from e
-    if not isinstance(found, dict) or found.get("version") != _VERSION or not isinstance(found.get("files"), dict):
-        raise AssetError(bad_value(f"version of {folder / LIST}", found, str(_VERSION)))
-    return {str(k): str(v) for k, v in found["files"].items()}
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Convert what the command line names; 0 done, 1 failed."""
     parser = argparse.ArgumentParser(prog="python -m actors.isaac.convert", description="Write models as USD files.")
@@ -183,15 +113,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     print(f"{chosen.into}: {len(done.written)} models converted, {len(done.kept)} there already")
     return 0
-
-
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def _is_whole(folder: Path, mesh: str, known: Mapping[str, str]) -> bool:
-    file = folder / f"{mesh}.usdc"
-    return file.is_file() and _sha256(file) == known[mesh]
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ import pytest
 from pxr import Gf, Usd, UsdGeom, UsdLux, UsdShade
 
 from actors.isaac import api, camera
-from actors.isaac.convert import UsdAssets, convert_model, main
+from actors.isaac.convert import convert_model, main
+from actors.isaac.converted import UsdAssets
 from actors.isaac.pictures import PictureFiles
 from actors.isaac.stage import FAR, GROUND_SIDE, REACH, SPACING, Room, Stage
 from actors.isaac.translate import translate, translate_light
