@@ -25,7 +25,7 @@ def make_renderer(config: RendererConfig, max_envs: int, name: str, size: int) -
     if config.place == "embedded":
         from actors.rasteriser.renderer import WarpRenderer
 
-        return WarpRenderer(max_envs=max_envs, device=config.device or "cpu")
+        return WarpRenderer(max_envs=max_envs, device=config.device or "cpu", pool_bytes=config.pool_bytes)
     # Collectors that draw by themselves need no gRPC.
     from actors.render_service.supervised_renderer import FixedServer, SupervisedRenderer
     from actors.render_service.supervisor_command import supervise

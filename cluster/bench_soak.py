@@ -39,6 +39,8 @@ _SETTINGS = (
     "fleet.collectors=2",
     "fleet.max_restarts=1000000",
     "fleet.task_timeout_s=20",
+    # Caches of a size that the warm-up fills.
+    "renderer.pool_bytes=16000000",
     "phases.il.imitation.scenes_per_round=16",
     "phases.il.imitation.views_per_scene=4",
     "phases.il.imitation.dagger_envs=8",

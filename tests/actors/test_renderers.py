@@ -60,6 +60,12 @@ def test_collectors_draw_by_themselves_unless_told_otherwise():
     assert type(renderer) is WarpRenderer and not waits_for_server(renderer) and drawn_by(renderer) == ""
 
 
+def test_a_collector_s_own_renderer_keeps_as_much_as_it_may():
+    renderer = make_renderer(RendererConfig(pool_bytes=1_000_000), 2, "c000", 64)
+    assert {p._budget for p in (renderer._scenes.meshes, renderer._scenes.textures)} == {1_000_000}
+    renderer.close()
+
+
 def test_a_server_at_an_address_must_draw_with_the_backend_of_the_run(tmp_path):
     tmp_path.chmod(0o700)
     with serving(f"unix://{tmp_path}/s") as service:
