@@ -91,6 +91,7 @@ class RemoteRenderer:
         self._timeout = call_timeout_s
         self._assets: list[Mapping[str, Any]] = []
         self._refs: dict[str, pb.AssetRef] = {}
+        self._built: set[int] = set()
         self._last: dict[int, int] = {}
         self._pool = SegmentPool()
 
@@ -115,9 +116,15 @@ class RemoteRenderer:
         self._send_assets(set().union(*(assets_of(s) for s in scenes)) if len(scenes) else set())
         request = pb.ResetRequest(id=connection.next_id(), env_ids=ids.tolist(), scenes=[s.to_json() for s in scenes])
         connection.limits.check("max_message_bytes", "bytes of the scenes", request.ByteSize())
-        answer = connection.call("Reset", lambda s: connection.stub.Reset(request, timeout=s), self._timeout)
-        if answer.id != request.id:
-            raise TornFrameError(bad_value("request of the answer", answer.id.number, str(request.id.number)))
+        try:
+            answer = connection.call("Reset", lambda s: connection.stub.Reset(request, timeout=s), self._timeout)
+            if answer.id != request.id:
+                raise TornFrameError(bad_value("request of the answer", answer.id.number, str(request.id.number)))
+        except RendererError:
+            # Built or not built, who knows: neither scene may be taken for the other.
+            self._built.difference_update(ids.tolist())
+            raise
+        self._built.update(ids.tolist())
         for env in ids.tolist():
             self._last.pop(env, None)
 
@@ -138,6 +145,8 @@ class RemoteRenderer:
     ) -> PendingFrames:
         """Ask for frames and do not wait: the server renders them while the caller reads the last ones.
 
+        Results are to be taken in the order of the calls.
+
         Raises:
             SceneError: if an argument has another shape than `render` asks for.
             LimitError: if the server would refuse it for its size.
@@ -153,6 +162,9 @@ class RemoteRenderer:
             raise SceneError(bad_value("intrinsics", f"shape {intr.shape}", f"finite ({n}, 4), focal lengths > 0"))
         if min(size) < 1:
             raise SceneError(bad_value("size", tuple(size), "(height, width), each >= 1"))
+        never = sorted(set(ids.tolist()) - self._built)
+        if never:
+            raise SceneError(f"environment {never[0]} has no scene: reset it first")
         layout = make_layout(channels, n, size)
         connection.limits.check("max_cameras", "cameras", n)
         connection.limits.check("max_frame_bytes", "bytes of the frames", layout.total)

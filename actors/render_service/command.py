@@ -31,6 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         ConfigError, RendererError: if an argument or the address is refused.
     """
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # of clients that come and go it tells enough by itself
     from actors.render_service.address import parse_address
     from actors.render_service.limits import Limits
     from actors.render_service.server import serve

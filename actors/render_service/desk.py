@@ -19,7 +19,7 @@ from actors.render_service.limits import LimitError
 from common.errors import LateFrameError, RendererError, RendererLostError, bad_value
 
 KEPT_ANSWERS = 64
-KEPT_BYTES = 1 << 28  # of answers whose pixels are sent; the newest is kept whatever its size
+KEPT_BYTES = 1 << 27  # of answers whose pixels are sent; the newest is kept whatever its size
 _IDLE = 0.5  # seconds after which an idle desk looks around
 
 

@@ -19,7 +19,7 @@ from actors.render_service.desk import Answer, Desk
 from actors.render_service.layout import Layout, channels_of, cut_frames, make_layout, write_frames
 from actors.render_service.limits import CHUNK_BYTES, PROTOCOL, LimitError, Limits
 from actors.render_service.shared_frames import MappedSegments
-from common.errors import AssetError, RendererError, SceneError, ServofleetError, bad_value
+from common.errors import AssetError, RendererError, RendererLostError, SceneError, ServofleetError, bad_value
 from common.proto.servofleet.v1 import render_pb2 as pb
 from common.proto.servofleet.v1 import render_pb2_grpc
 from common.protocols import Channel, Frames
@@ -54,6 +54,9 @@ class RenderService(render_pb2_grpc.RenderServiceServicer):  # type: ignore[misc
         # Of the session that asked last, and the desk's thread's alone: environments that it reset.
         self._owner = ""
         self._built: set[int] = set()
+        # What the backend says of itself, asked in its own thread after each reset.
+        self._device_bytes = 0
+        self._recycle_advised = False
         self._resets = 0
         self._frames = 0
 
@@ -67,6 +70,8 @@ class RenderService(render_pb2_grpc.RenderServiceServicer):  # type: ignore[misc
         with _errors(context):
             _remaining(context)
             backend = self._ready()
+            if self._desk.stopping:
+                raise RendererLostError("the server is draining: it takes no new client")
             if request.protocol != PROTOCOL:
                 raise RendererError(bad_value("protocol", request.protocol, f"{PROTOCOL}: client and server differ"))
             if len(request.session) != 32 or not all(c in "0123456789abcdef" for c in request.session):
@@ -123,8 +128,8 @@ class RenderService(render_pb2_grpc.RenderServiceServicer):  # type: ignore[misc
 
     def Health(self, request: pb.HealthRequest, context: grpc.ServicerContext) -> pb.HealthResponse:
         """How the process is; never waits for the renderer."""
-        backend, desk = self.backend, self._desk
-        state = pb.HealthResponse.STATE_STARTING if backend is None else pb.HealthResponse.STATE_SERVING
+        desk = self._desk
+        state = pb.HealthResponse.STATE_STARTING if self.backend is None else pb.HealthResponse.STATE_SERVING
         return pb.HealthResponse(
             state=pb.HealthResponse.STATE_DRAINING if desk.stopping else state,
             server=self.server_id,
@@ -135,10 +140,10 @@ class RenderService(render_pb2_grpc.RenderServiceServicer):  # type: ignore[misc
             resets=self._resets,
             frames=self._frames,
             rss_bytes=_rss_bytes(),
-            device_bytes=0 if backend is None else backend.device_bytes(),
+            device_bytes=self._device_bytes,
             assets_bytes=self._assets.nbytes,
             session=desk.session,
-            recycle_advised=backend is not None and backend.recycle_advised(),
+            recycle_advised=self._recycle_advised,
         )
 
     def Drain(self, request: pb.DrainRequest, context: grpc.ServicerContext) -> pb.DrainResponse:
@@ -165,6 +170,7 @@ class RenderService(render_pb2_grpc.RenderServiceServicer):  # type: ignore[misc
         backend.renderer.reset(ids, scenes)
         self._built.update(ids.tolist())
         self._resets += len(ids)
+        self._device_bytes, self._recycle_advised = backend.device_bytes(), backend.recycle_advised()
         return Answer((pb.ResetResponse(id=request.id),))
 
     def _own(self, session: str) -> None:

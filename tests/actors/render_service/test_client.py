@@ -1,5 +1,7 @@
 """What a client believes of an answer, and how it asks again."""
 
+import time
+
 import grpc
 import numpy as np
 import pytest
@@ -69,7 +71,7 @@ def test_frames_are_those_of_the_renderer_itself(address, shared) -> None:
 
 
 def test_a_batch_larger_than_a_message_comes_in_chunks(address) -> None:
-    size = (512, 700)  # 3 x 358400 pixels of 11 bytes: a dozen chunks
+    size = (250, 400)  # 3 x 100000 pixels of 11 bytes: five chunks
     mine = local().render(IDS, *VIEW[:2], size, VIEW[3])
     with serving(address) as service:
         client = connect(service, shared_memory=False)
@@ -196,6 +198,23 @@ def test_refusals_of_the_renderer_have_its_own_classes(address) -> None:
         client.close()
         with pytest.raises(RendererLostError, match="closed"):
             client.render(IDS, *VIEW)
+
+
+def test_after_a_reset_that_nobody_knows_of_neither_scene_is_drawn(address) -> None:
+    renderer = PatternRenderer()
+    build = renderer.reset
+    with serving(address, renderer) as service:
+        client = connect(service)
+        renderer.reset = lambda *a: (time.sleep(0.4), build(*a))
+        client._timeout = 0.1
+        with pytest.raises(LateFrameError, match=r"Reset: no answer in 0\.1 s"):
+            client.reset(np.array([2]), [SCENE])
+        renderer.reset, client._timeout = build, 20.0
+        with pytest.raises(SceneError, match="environment 2 has no scene"):
+            client.render(IDS, *VIEW)
+        assert client.render(IDS[1:2], POSES[:1], INTRINSICS[:1], (4, 4), ["rgb"]).rgb is not None
+        client.reset(np.array([2]), [SCENE])
+        assert client.render(IDS, *VIEW).rgb is not None
 
 
 def test_limits_are_refused_by_name_by_the_server_and_before_that_by_the_client(address) -> None:

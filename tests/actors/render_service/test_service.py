@@ -1,5 +1,6 @@
 """The service as it is on the wire, without our client."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from misbehaving import PatternRenderer, cube_scene, serving
 from actors.render_service.client import RemoteRenderer
 from actors.render_service.limits import PROTOCOL, Limits
 from actors.render_service.shared_frames import Segment
+from common.errors import RendererLostError
 from common.proto.servofleet.v1 import render_pb2 as pb
 from common.proto.servofleet.v1.render_pb2_grpc import RenderServiceStub
 
@@ -123,6 +125,29 @@ def test_what_makes_no_sense_is_refused_by_name_and_nothing_is_drawn(stub) -> No
     assert "session cdcdcdcd is not open here" in details
 
 
+def test_scenes_of_an_older_session_are_not_the_new_ones(stub) -> None:
+    hello(stub)
+    stub.Reset(reset_request(), timeout=10.0)
+    hello(stub, session="cd" * 16)
+    render = render_request(1)
+    render.id.session = "cd" * 16
+    code, details = refused(stub.Render, render)
+    assert code == grpc.StatusCode.INVALID_ARGUMENT and "environment 0 has no scene" in details
+    code, details = refused(stub.Render, render_request())
+    assert code == grpc.StatusCode.FAILED_PRECONDITION and "another client has taken the server over" in details
+    assert stub.service.renderer.renders == 0
+
+
+def test_a_backend_of_one_size_refuses_others(stub) -> None:
+    stub.service.backend = dataclasses.replace(stub.service.backend, fixed_size=(6, 8))
+    said = hello(stub)
+    assert (said.fixed_height, said.fixed_width) == (6, 8)
+    stub.Reset(reset_request(), timeout=10.0)
+    assert len(list(stub.Render(render_request(), timeout=10.0))) == 3
+    code, details = refused(stub.Render, render_request(3, height=8))
+    assert code == grpc.StatusCode.RESOURCE_EXHAUSTED and "size = (8, 8): allowed is (6, 8)" in details
+
+
 def test_health_answers_while_a_render_is_stuck(address) -> None:
     go = threading.Event()
     with serving(address, PatternRenderer(lambda k: go.wait(20.0))) as service:
@@ -137,6 +162,8 @@ def test_health_answers_while_a_render_is_stuck(address) -> None:
         assert (health.resets, health.frames, health.state) == (1, 0, pb.HealthResponse.STATE_SERVING)
         client.drain()
         assert client.health().state == pb.HealthResponse.STATE_DRAINING
+        with pytest.raises(RendererLostError, match="it takes no new client"):
+            RemoteRenderer(service.bound)
         go.set()
         assert pending.result().rgb is not None  # what was taken is answered
         assert client.health().frames == 1
@@ -156,6 +183,8 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.slow
+@pytest.mark.faults
 def test_a_killed_clients_memory_is_let_go_when_the_next_one_comes(address) -> None:
     def mapped():
         return Path("/proc/self/maps").read_text().count("memfd:servofleet-frames")
