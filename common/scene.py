@@ -227,7 +227,8 @@ class SceneSpec:
 
     def to_json(self) -> str:
         """JSON text; `from_json` gives an equal spec back."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True, allow_nan=False)
+        # As of `dataclasses.asdict`, without its copies: each reset of a render server writes one per environment.
+        return json.dumps(vars(self), default=vars, sort_keys=True, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> SceneSpec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import hashlib
 import os
 import secrets
@@ -115,7 +116,9 @@ class RenderService(render_pb2_grpc.RenderServiceServicer):  # type: ignore[misc
         """Build scenes."""
         with _errors(context):
             backend = self._ready()
-            answer: pb.ResetResponse = self._ask(request, context, lambda: self._reset(backend, request)).messages[0]
+            scenes = [SceneSpec.from_json(text) for text in request.scenes]
+            work = functools.partial(self._reset, backend, request, scenes)
+            answer: pb.ResetResponse = self._ask(request, context, work).messages[0]
             return answer
 
     def Render(self, request: pb.RenderRequest, context: grpc.ServicerContext) -> Iterator[pb.RenderResponse]:
@@ -123,7 +126,7 @@ class RenderService(render_pb2_grpc.RenderServiceServicer):  # type: ignore[misc
         with _errors(context):
             backend = self._ready()
             layout = self._layout(backend, request)
-            answer = self._ask(request, context, lambda: self._render(backend, request, layout))
+            answer = self._ask(request, context, functools.partial(self._render, backend, request, layout))
             yield from answer.messages
 
     def Health(self, request: pb.HealthRequest, context: grpc.ServicerContext) -> pb.HealthResponse:
@@ -163,9 +166,8 @@ class RenderService(render_pb2_grpc.RenderServiceServicer):  # type: ignore[misc
         deadline = time.monotonic() + remaining
         return self._desk.submit(request.id.session, request.id.number, digest, work, deadline).result(remaining)
 
-    def _reset(self, backend: Backend, request: pb.ResetRequest) -> Answer:
+    def _reset(self, backend: Backend, request: pb.ResetRequest, scenes: list[SceneSpec]) -> Answer:
         ids = np.array(request.env_ids, dtype=np.int64)
-        scenes = [SceneSpec.from_json(text) for text in request.scenes]
         self._own(request.id.session)
         backend.renderer.reset(ids, scenes)
         self._built.update(ids.tolist())

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -80,6 +81,11 @@ def test_a_scene_reads_back_equal_and_hashes_alike(scene):
     again = SceneSpec.from_json(scene.to_json())
     assert again == scene and hash(again) == hash(scene)
     assert again.to_json() == scene.to_json()
+
+
+def test_the_text_is_that_of_the_fields_sorted_by_name():
+    scene = SceneSpec((), 1, Texture("checker"), camera=Camera(1.0, 2.0), sensor=Sensor(blur=0.5))
+    assert scene.to_json() == json.dumps(dataclasses.asdict(scene), sort_keys=True)
 
 
 def test_the_target_is_the_object_with_its_id():
