@@ -56,8 +56,8 @@ class RunStatus:
         policy_lag_versions, policy_lag_s: how old the policy is whose data is learned from; None where it is not
             measured [versions], [s].
         replay: what the store shows the driver: rows, episodes, bytes of the segments.
-        limiter: inserts, samples (rows so far), balance (sampled rows), insert_wait, sample_wait (fractions of the last
-            round's time, 0 .. 1); empty in phases without one.
+        limiter: inserts, samples (rows so far), balance (sampled rows; where there is a ratio to keep), insert_wait,
+            sample_wait (fractions of the last round's time, 0 .. 1); empty in phases without one.
         checkpoint, checkpoint_written: number of the newest one and when it was complete; None before the first.
         last_failure: one line; empty if nothing failed.
         evaluation: the last one in words; empty before the first.

@@ -228,7 +228,7 @@ class StatusBoard:
             return ""
         more, self._failures = totals.failures - self._failures, totals.failures
         self._change(last_failure=f"collectors: {totals.last_failure}")
-        tell("collectors", logging.ERROR, "task failed", cause=totals.last_failure, failures=totals.failures, new=more)
+        tell("collectors", logging.ERROR, "failed", cause=totals.last_failure, failures=totals.failures, new=more)
         return f"collector failure {totals.failures}, its task is done again: {totals.last_failure}"
 
     def _look(self, force: bool) -> None:

@@ -43,7 +43,9 @@ def limiter_numbers(state: Mapping[str, Any], row: Mapping[str, Any]) -> dict[st
         return {}
     counts = {"inserts": float(state["inserts"]), "samples": float(state["samples"])}
     waits = {name: float(row[name]) for name in ("insert_wait", "sample_wait") if name in row}
-    return counts | {"balance": float(Fraction(state["balance"]))} | waits
+    # Without a ratio to keep, what is drawn is not made up for by anything.
+    ratio = state["settings"]["error_band"] != "inf"
+    return counts | ({"balance": float(Fraction(state["balance"]))} if ratio else {}) | waits
 
 
 def newest_checkpoint(checkpoints: Checkpoints) -> dict[str, Any]:

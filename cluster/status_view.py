@@ -114,7 +114,8 @@ def size(count: float) -> str:
 
 def _head(status: RunStatus) -> Table:
     head = Table.grid(padding=(0, 2))
-    done = f"round {status.round}/{status.rounds}, {duration(status.eta_s)} to go" if status.rounds else ""
+    done = f"round {status.round}/{status.rounds}" if status.rounds else ""
+    done += f", {duration(status.eta_s)} to go" if done and status.state not in OVER else ""
     state = status.state if status.state in OVER or not status.phase else f"{status.state} {status.phase}"
     bar = ProgressBar(total=max(status.rounds, 1), completed=status.round, width=40)
     head.add_row(Text(state, style="bold"), bar, Text(done))
@@ -154,7 +155,9 @@ def _lag(status: RunStatus) -> str:
 
 def _limiter(status: RunStatus) -> str:
     limiter = status.limiter
-    text = f"{limiter['inserts']:.0f} rows in, {limiter['samples']:.0f} drawn, balance {limiter['balance']:.0f}"
+    text = f"{limiter['inserts']:.0f} rows in, {limiter['samples']:.0f} drawn"
+    if "balance" in limiter:
+        text += f", balance {limiter['balance']:.0f}"
     if "sample_wait" in limiter:
         text += f"; held back: learner {100 * limiter['sample_wait']:.0f} %"
     if "insert_wait" in limiter:
