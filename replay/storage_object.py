@@ -5,7 +5,7 @@ Credentials, endpoint and region come from the usual variables of the environmen
 them: every setting of obstore by its name (``endpoint``, ``region``, ``access_key_id``, ``skip_signature``, ...), and
 
     timeout_s    for an answer, and between two parts of one [s]; 30
-    retries      of a request; 4
+    retries      of a request; 12, which take about half a minute
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CACHE_BYTES = 50_000_000_000
 _AT_ONCE = 32  # requests under way: what costs is waiting for answers
 _WHOLE_BYTES = 64 << 20  # larger files go up in parts
 _TRIES = 3
-_OWN = {"timeout_s": 30.0, "retries": 4.0}
+_OWN = {"timeout_s": 30.0, "retries": 12.0}  # a store that is away for some seconds ends no run
 
 
 def open_object_storage(
@@ -62,7 +62,7 @@ def open_object_storage(
     endpoint = next((v for k, v in rest.items() if k.lower().endswith("endpoint")), None)
     endpoint = endpoint or os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT") or ""
     answer = timedelta(seconds=own["timeout_s"])
-    backoff: Any = {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=5), "base": 2}
+    backoff: Any = {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=5), "base": 3}
     try:
         store = from_url(
             url.rstrip("/"),

@@ -3,8 +3,8 @@ the fault is lifted the same command ends as if nothing had happened.
 """
 
 import contextlib
-import os
 import shutil
+import time
 
 import pytest
 from s3_server import BUCKET, Network, S3Server
@@ -72,7 +72,7 @@ def fill(disk):
 
 
 @pytest.mark.parametrize("repeat", [0, 1])
-def test_an_object_store_that_is_out_of_reach_for_a_while(tmp_path, undisturbed, repeat):
+def test_an_object_store_that_is_out_of_reach_for_a_while(tmp_path, undisturbed, monkeypatch, repeat):
     server = S3Server()
     network = Network(server.port)
     try:
@@ -81,14 +81,20 @@ def test_an_object_store_that_is_out_of_reach_for_a_while(tmp_path, undisturbed,
         env |= {"AWS_ENDPOINT_URL": network.endpoint, "SERVOFLEET_CACHE": str(tmp_path / "cache")}
         path = tmp_path / "run"
         with training(path, f"replay.url={url}", env=env) as process:
-            wait_for_rows(path, 2 + 3 * repeat, process)
-            # The next upload is cut in its middle, and nobody answers from then on.
+            wait_for_rows(path, 2 + repeat, process)
+            # The next upload is cut in its middle, and nobody answers from then on: a moment is borne, long is not.
+            network.cut_after(0)
+            wait_until(lambda: (network._left or 0) < 0, lambda: said(path)[-3000:], process)
+            time.sleep(4.0)
+            network.restore()
+            wait_for_rows(path, 4 + repeat, process)
             network.cut_after(0)
             assert process.wait(300) == 1, said(path)[-3000:]
         assert url in said(path).strip().splitlines()[-1], said(path)[-3000:]
         network.restore()
         assert "resuming from checkpoint" in train(path, f"replay.url={url}", env=env)
-        os.environ.update(env)
+        for name, value in env.items():
+            monkeypatch.setenv(name, value)
         assert ids(url) == undisturbed["ids"]
         same(outcome(path, url), undisturbed["outcome"])
     finally:
