@@ -17,6 +17,7 @@ from actors.learned_policy import LearnedPolicy
 from actors.renderers import drawn_by, make_renderer, waits_for_server
 from actors.tasks import Task, TaskResult
 from actors.workshop import Workshop
+from common.affinity import pin_process
 from common.config import RunConfig
 from common.episode import Episode
 from common.errors import RendererLostError
@@ -154,7 +155,7 @@ class Collector:
 
     def pin(self, cpus: list[int]) -> None:
         """Keep this process on these processors (benchmarks)."""
-        os.sched_setaffinity(0, cpus)
+        pin_process(cpus)
 
 
 def _max_envs(config: RunConfig) -> int:

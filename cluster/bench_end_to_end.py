@@ -9,12 +9,14 @@ import dataclasses
 import os
 import statistics
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cluster.imitation_rounds import ImitationRounds
 from cluster.program import Program, build_program
 from cluster.run_directory import RunDirectory
+from common.affinity import pin_process
 from common.config import RunConfig
 from common.identity import PolicyVersion, weights_sha256
 from common.networks.servo_net import initial_weights
@@ -26,8 +28,12 @@ _PHASE = "il"
 def end_to_end(config: RunConfig, scratch: Path, repeats: int) -> list[dict[str, Any]]:
     """Samples learned per second, alone and together; driver and Ray overhead are in all three.
 
+    Ray's own processes (raylet, object store, control) are pinned to neither core: they work for both sides.
+
     Returns:
-        Rows collector_alone, learner_alone, slower_side_alone and end_to_end, in samples of the learner per second.
+        Rows collector_alone, learner_alone, slower_side_alone and end_to_end, in samples of the learner per second, and
+        end_to_end_share, of the slower side alone: the median over repeats of what was measured one after the other, so
+        that a machine that slows down meanwhile slows both.
     """
     imitation = dataclasses.replace(config.phases[_PHASE].imitation, dagger_start=0.0)
     phase = dataclasses.replace(config.phases[_PHASE], imitation=imitation)
@@ -40,11 +46,11 @@ def end_to_end(config: RunConfig, scratch: Path, repeats: int) -> list[dict[str,
     cpus = sorted(os.sched_getaffinity(0))
     with RunDirectory(config) as directory, build_program(config, directory) as program:
         program.fleet.call("pin", cpus=[cpus[-1]])
-        os.sched_setaffinity(0, [cpus[0]])
+        pin_process([cpus[0]])
         try:
             return _measure(config, program, repeats)
         finally:
-            os.sched_setaffinity(0, cpus)
+            pin_process(cpus)
 
 
 def _measure(config: RunConfig, program: Program, repeats: int) -> list[dict[str, Any]]:
@@ -84,10 +90,25 @@ def _measure(config: RunConfig, program: Program, repeats: int) -> list[dict[str
         "end_to_end": "both at once, overlapped",
     }
     params = {"samples_per_round": samples, "rows_per_round": imitation.scenes_per_round * imitation.views_per_scene}
-    return [
+    shares = shares_of_slower(times)
+    share = round_(statistics.median(shares))
+    named: list[dict[str, Any]] = [
         {"name": n, "system": systems[n], "value": round_(rates[n]), "unit": "samples/s", "params": params}
         for n in systems
     ]
+    about = {"lowest": round_(min(shares)), "highest": round_(max(shares))}
+    system = "median over repeats"
+    return [*named, {"name": "end_to_end_share", "system": system, "value": share, "unit": "1", "params": about}]
+
+
+def shares_of_slower(times: Mapping[str, Sequence[float]]) -> list[float]:
+    """Per repeat the rate of both together, as a share of that of the slower side alone.
+
+    Args:
+        times: seconds per repeat of collector_alone, learner_alone and end_to_end, all for one round.
+    """
+    alone = zip(times["collector_alone"], times["learner_alone"], strict=True)
+    return [max(sides) / together for sides, together in zip(alone, times["end_to_end"], strict=True)]
 
 
 def round_(value: float) -> float:

@@ -1,5 +1,6 @@
 """A collector in this process on a real store: what `run` promises the driver."""
 
+import itertools
 import os
 
 import numpy as np
@@ -188,7 +189,7 @@ def test_a_manager_can_talk_to_it(config, path):
     try:
         assert os.sched_getaffinity(0) == set(sorted(mine)[:1])
     finally:
-        os.sched_setaffinity(0, mine)
+        worker.pin(sorted(mine))
 
 
 def test_a_store_must_exist(config, tmp_path):
@@ -204,3 +205,26 @@ def test_numbers_do_not_depend_on_the_global_generator(config, path, reader, wei
     held = hashes_of(reader.read_episode(i) for i in ids_in(reader))
     np.random.seed(2)
     assert hashes_of(done(make_shop(config, weights), "rollout", 0, 2, weights=weights)) == held
+
+
+def test_progress_grows_with_every_picture_action_and_wait_for_the_store(config, path, weights, monkeypatch):
+    """Asked at each of these moments, as the thread beside the task may."""
+    maker = collector(config, path)
+    seen = {"picture": [], "action": [], "store": []}
+
+    def asking(name, call, times):
+        def wrapped(*arguments, **options):
+            seen[name] += [maker.progress()[0] for _ in range(times)]
+            return call(*arguments, **options)
+
+        return wrapped
+
+    monkeypatch.setattr(maker._shop.renderer, "render", asking("picture", maker._shop.renderer.render, 1))
+    monkeypatch.setattr(maker._shop.policy, "act", asking("action", maker._shop.policy.act, 1))
+    monkeypatch.setattr(maker._writer, "append", asking("store", maker._writer.append, 2))
+    before = maker.progress()[0]
+    for kind in ("rollout", "dagger", "pairs"):
+        maker.run(task_of(kind, 0, 2, weights=weights), weights)
+    for counts in seen.values():
+        assert len(counts) > 5 and before <= counts[0] and all(b > a for a, b in itertools.pairwise(counts))
+    assert maker.progress()[0] > seen["store"][-1] and 50e6 < maker.progress()[1] < 20e9
