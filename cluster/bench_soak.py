@@ -38,7 +38,9 @@ _SETTINGS = (
     "experiment=smoke",
     "fleet.collectors=2",
     "fleet.max_restarts=1000000",
-    "fleet.task_timeout_s=20",
+    "fleet.hang_timeout_s=15",
+    # There is one node, and it is struck on purpose.
+    "fleet.quarantine_s=0",
     # Caches of a size that the warm-up fills.
     "renderer.pool_bytes=16000000",
     "phases.il.imitation.scenes_per_round=16",

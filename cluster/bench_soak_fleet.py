@@ -70,6 +70,9 @@ class Soak:
         self._mapped: set[str] = set()
         self.updates = self.rounds = self.deleted = 0
         self.left: dict[str, float] = {}
+        # Of its first start in a process Ray keeps some handles for good: logs, gRPC's loops.
+        start_ray(config)
+        ray.shutdown()
         gc.collect()
         self._before = sum(open_handles().values())
         start_ray(config)

@@ -12,18 +12,19 @@ _FIXED = {
     "render-server": "its scene is",
     "replay": "its episodes are",
     "inference": "its networks are",
+    "scale": "its traffic is",
     "soak": "its fleet is",
 }
-_QUICK = ("render", "render-server", "replay", "inference")
+_QUICK = ("render", "render-server", "replay", "inference", "scale")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the verb its arguments, except `--json` and settings."""
     parser.add_argument(
         "what",
-        choices=["pipeline", "render", "render-server", "replay", "learner", "inference", "soak"],
+        choices=["pipeline", "render", "render-server", "replay", "learner", "inference", "scale", "soak"],
         help="pipeline: every part and end to end; render, replay, learner: ours against others; inference: policy; "
-        "soak: a fleet for long; render-server: a renderer in a process of its own",
+        "scale: many environments; soak: a fleet for long; render-server: a renderer in a process of its own",
     )
     parser.add_argument("--repeats", type=positive, default=3, help="repeats per figure; medians are reported")
     parser.add_argument("--quick", action="store_true", help="fewer configurations, about one minute")
@@ -63,6 +64,11 @@ def bench(arguments: argparse.Namespace) -> int:
         from cluster.bench_inference import bench_inference
 
         bench_inference(quick=arguments.quick, as_json=as_json)
+    elif what == "scale":
+        quiet_libraries()
+        from cluster.bench_scale import bench_scale
+
+        bench_scale(quick=arguments.quick, as_json=as_json)
     elif what == "soak":
         quiet_libraries()
         from cluster.bench_soak import bench_soak
