@@ -32,6 +32,8 @@ _EXAMPLES = """examples:
   servofleet bench replay --quick                   our replay store against others, in four minutes
   servofleet bench learner --json                   our learners against plain torch loops
   servofleet bench inference --quick                frames per second of the policy, in a minute
+  servofleet bench scale                            what 8 to 1024 environments cost the driver, without rendering them
+  servofleet bench soak --minutes 30 --kills 100    a fleet under kills: nothing lost, nothing leaked
   servofleet render scenes.png scenes.difficulty=hard   a picture of scenes as episodes draw them
   servofleet status runs/quickstart-0 --watch       what a run is doing, from another shell
   servofleet render-server --listen unix:///run/user/1000/render.sock   a renderer for other processes
