@@ -6,6 +6,8 @@ store/           replay store
 checkpoints/     the cuts
 metrics.jsonl    one JSON object per round or evaluation; belongs to the cut (truncated on resume)
 mlflow.db        MLflow's projection of it
+status.json      what the run is doing, for other shells; no record
+logs/            what happened, one file per role
 report.json, report/   the final table and pictures
 """
 

@@ -12,7 +12,7 @@ from cluster.draining import Drained
 from common.errors import CheckpointError, ConfigError
 from replay.store import open_store
 
-VERBS = ("train", "evaluate", "render", "replay", "bench", "doctor")
+VERBS = ("train", "evaluate", "render", "replay", "bench", "status", "doctor")
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +62,7 @@ def test_help_shows_every_verb_and_examples(capsys):
 def test_every_verb_explains_itself(capsys, verb):
     code, out, _ = usage(capsys, verb, "--help")
     assert code == 0 and out.startswith(f"usage: servofleet {verb}") and "--json" in out
-    assert ("name=value" in out) == (verb != "replay")
+    assert ("name=value" in out) == (verb not in ("replay", "status"))
 
 
 @pytest.mark.parametrize(
