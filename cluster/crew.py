@@ -6,7 +6,6 @@ where and whether is decided by `supervision` and `elastic`.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 from collections.abc import Callable, Mapping, Set
@@ -16,10 +15,10 @@ import ray
 from ray.exceptions import RayError
 from ray.rllib.utils.actor_manager import FaultTolerantActorManager
 
-from cluster.elastic import NodeWatch, bounds, let_go, may_add
+from cluster.crew_member import Loss, Member
+from cluster.elastic import Nodes, NodeWatch, bounds, let_go, may_add
 from cluster.supervision import Beats, Cause, Supervision, WatchedTime
 from cluster.supervision_processes import (
-    Whereabouts,
     cause_of,
     end_process,
     last_line,
@@ -35,49 +34,6 @@ WATCH = "watch"  # the concurrency group in which an actor answers `progress` be
 logging.getLogger("ray.rllib.utils.actor_manager").setLevel(logging.CRITICAL)
 
 _TEND_EVERY_S = 0.1
-
-
-@dataclasses.dataclass
-class Member:
-    """One process: of which slot, since when, where, and what it did."""
-
-    slot: int
-    actor: Any
-    since: float
-    asked: float = 0.0  # where it is, in watched seconds
-    up: bool = False
-    doubted: bool = False  # Ray lost contact: it may live
-    where: Whereabouts | None = None
-    descriptor: int | None = None
-    tasks: int = 0
-    rss_bytes: int = 0
-
-    @property
-    def node(self) -> str:
-        """Where it runs, empty while that is not known."""
-        return self.where.node if self.where is not None else ""
-
-    @property
-    def is_watched(self) -> bool:
-        """Whether it tells of its progress while it works."""
-        return hasattr(self.actor, "progress")
-
-
-@dataclasses.dataclass(frozen=True)
-class Loss:
-    """A member that gave up what it did.
-
-    Attributes:
-        member: its number.
-        cause: why; None while that is not known: it may come back.
-        line: the same for the operator.
-        error: what its last call ended in, None where it was we who ended it.
-    """
-
-    member: int
-    cause: Cause | None
-    line: str
-    error: Exception | None = None
 
 
 class Crew:
@@ -100,7 +56,7 @@ class Crew:
         self._renewing: set[int] = set()
         self._beats = Beats(config.hang_timeout_s)
         self._answers: dict[Any, int] = {}
-        self._tended = float("-inf")
+        self._tended = self._changed = float("-inf")
         # A fleet of nobody needs no Ray.
         self._nodes = NodeWatch() if bounds(config)[1] else None
         self._fill(0.0)
@@ -156,9 +112,7 @@ class Crew:
         """A call of a member ended in an error."""
         member = self._members[number]
         nodes = self._nodes.latest() if self._nodes is not None else None
-        node = member.node or self._placed(member)
-        alive = nodes is None or not node or node in nodes.free_cpus or nodes.asked < member.since
-        cause = cause_of(error, member.descriptor, alive)
+        cause = cause_of(error, member.descriptor, nodes is None or not self._is_gone(member, nodes))
         if cause is None:
             # Its next answer tells: of the same process, of none, or that it died.
             member.up, member.doubted = False, True
@@ -170,7 +124,7 @@ class Crew:
 
     def end(self, number: int, cause: Cause, now: float, line: str = "", error: Exception | None = None) -> Loss:
         """End a member's process if it still lives, and count why; its slot gets another one or is let go."""
-        member = self._members.pop(number)
+        member, self._changed = self._members.pop(number), now
         node = member.node or self._placed(member)
         self._beats.forget(number)
         self._manager.remove_actor(number)
@@ -208,6 +162,10 @@ class Crew:
             limit = f"fleet.hang_timeout_s = {self._config.hang_timeout_s:g}"
             losses.append(self._hung(number, Cause("hung"), now, f"no progress for {limit} s"))
         losses += self._give_up(now, watched)
+        nodes = self._nodes.latest() if self._nodes is not None else None
+        for number in [m for m in self.up if nodes is not None and self._is_gone(self._members[m], nodes)]:
+            # Whoever has no task may not be asked for long, or never.
+            losses.append(self.end(number, Cause("node lost"), now))
         shut = self.supervision.quarantined(now)
         for number in [m for m in self.up if self._members[m].node in shut and m not in busy]:
             self.end(number, Cause("recycled", "its node is quarantined"), now)
@@ -252,6 +210,11 @@ class Crew:
                 member.asked = watched
         return losses
 
+    def _is_gone(self, member: Member, nodes: Nodes) -> bool:
+        """Whether the member's node was lost since it came up."""
+        node = member.node or self._placed(member)
+        return bool(node) and node not in nodes.free_cpus and nodes.asked > member.since
+
     def _placed(self, member: Member) -> str:
         try:
             return node_of(member.actor)
@@ -267,6 +230,9 @@ class Crew:
         shut = self.supervision.quarantined(now)
         unplaced = len(self._vacant) + sum(not m.up for m in self._members.values())
         nodes = self._nodes.latest() if self._nodes is not None else None
+        # What was seen before the last change counts room that is taken by now, or went with its node.
+        if nodes is not None and nodes.asked <= self._changed:
+            nodes = None
         taken = {m.slot for m in self._members.values()} | self._vacant
         for _ in range(may_add(self.slots, unplaced, nodes, shut, self._config)):
             slot = next(i for i in range(len(taken) + 1) if i not in taken)
@@ -281,6 +247,7 @@ class Crew:
             self._manager.set_actor_state(number, healthy=False)
             self._members[number] = Member(slot, actor, now)
             self._vacant.discard(slot)
+            self._changed = now
             self._ask_whereabouts(number)
 
     def _welcome(self, now: float) -> list[Loss]:
@@ -297,6 +264,7 @@ class Crew:
                 continue
             member.up, member.doubted, member.where, member.since = True, False, where, now
             self._renewing.discard(member.slot)
+            self._changed = now
             if member.descriptor is None:
                 member.descriptor = open_process(where)
             self._news(answer.actor_id)

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from ray.exceptions import RayTaskError
 
 from actors.tasks import Task, TaskResult
-from cluster.crew import Crew, Loss
+from cluster.crew import Crew
+from cluster.crew_member import Loss
 from cluster.elastic import bounds
 from cluster.role_status import RoleStatus
 from cluster.supervision import Cause

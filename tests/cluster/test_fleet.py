@@ -11,7 +11,7 @@ import pytest
 import ray
 
 from actors.tasks import TaskResult, split
-from cluster.crew import Loss
+from cluster.crew_member import Loss
 from cluster.fleet import Fleet, FleetError
 from cluster.supervision import Cause, Supervision, WatchedTime
 from cluster.versions import check_code

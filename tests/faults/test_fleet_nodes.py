@@ -99,7 +99,7 @@ def test_a_node_that_joins_is_used_and_one_that_leaves_or_dies_is_let_go(nodes, 
         gone = poll_until(fleet, lambda: fleet.size == 2)
         results = fleet.wait(work)
         assert [r.episode_ids for r in results] == [(f"e{i}",) for i in range(40)]
-        assert {r.collector for r in results[-2:]} == {head} and where(fleet) == [head, head]
+        assert where(fleet) == [head, head]
         print(f"\nnode {end}: used {joined:.1f} s after it joined, let go {gone:.1f} s after it was gone")
         assert joined < 15.0
     assert fleet.status().causes == {"node lost": 4} and (fleet.status().alive, fleet.status().wanted) == (2, 2)
