@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cluster.run_directory import read_metrics
+from cluster.status_verb import look
 from common.identity import weights_sha256
 from learner.checkpoint import Checkpoints
 from replay.inspect import content_sha256
@@ -57,6 +58,7 @@ def killed(tmp_path_factory):
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
     assert not (path / "report.json").exists()
+    assert look(path, time.time()).state == "killed"
     done = run(*arguments)
     assert done.returncode == 0, done.stderr[-3000:]
     return path, done
@@ -85,6 +87,7 @@ def test_pictures_tables_and_mlflow_are_there(whole):
     (run_,) = client.search_runs([client.get_experiment_by_name("smoke").experiment_id])
     assert run_.info.status == "FINISHED" and run_.data.params["seed"] == "0"
     assert "evaluation/il/iou" in run_.data.metrics and "il/total_loss" in run_.data.metrics
+    assert run_.data.metrics["system/collectors/alive"] >= 1.0
     artifacts = {a.path for a in client.list_artifacts(run_.info.run_id)}
     assert {"report", "report.json", "checkpoints", "evaluation.json"} <= artifacts
 
@@ -124,6 +127,19 @@ def test_a_finished_run_says_so_and_trains_nothing(whole):
     done = run("train", "experiment=smoke", f"dir={path}")
     assert done.returncode == 0 and "this run is finished" in done.stderr and "nearest_goal" in done.stderr
     assert (path / "metrics.jsonl").read_bytes() == before
+
+
+def test_the_status_and_the_logs_of_a_finished_run(whole):
+    path, _ = whole
+    view = look(path, time.time())
+    assert view.state == "finished" and view.errors == {}
+    roles = {r.status.role: r.status for r in view.status.roles}
+    assert set(roles) == {"driver", "learner", "collectors"}
+    # A task that was done again counts twice.
+    assert roles["collectors"].samples >= view.status.replay["rows"] > 1000 and roles["learner"].samples > 500
+    assert view.status.checkpoint is not None and view.status.evaluation.startswith("ppo_smooth: IoU")
+    events = [json.loads(line)["event"] for line in (path / "logs" / "driver.jsonl").read_text().splitlines()]
+    assert events[0] == "started" and events[-1] == "finished" and events.count("round") == 9
 
 
 def test_another_network_is_refused_with_the_reason(whole):
