@@ -75,6 +75,7 @@ def main(arguments: list[str]) -> None:
         )
     except OSError as error:
         log.write(f"{command[0]}: cannot be run: {error.strerror}\n".encode())
+        _remove(folder)
         _say(channel, f"exit {_CANNOT_START}")
         return
     os.close(write_end)
@@ -82,10 +83,7 @@ def main(arguments: list[str]) -> None:
     _wait(server.pid, channel, output, woken, log)
     code = _end(server.pid, log)
     _drain(output, log)
-    for path in folder.glob("*"):
-        path.unlink()
-    with contextlib.suppress(OSError):  # already gone
-        folder.rmdir()
+    _remove(folder)
     _say(channel, f"exit {code}")
 
 
@@ -144,6 +142,13 @@ def _drain(output: int, log: Log) -> None:
     with contextlib.suppress(BlockingIOError):
         while data := os.read(output, 65536):
             log.write(data)
+
+
+def _remove(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # already gone
+        for path in folder.glob("*"):
+            path.unlink()
+        folder.rmdir()
 
 
 def _hear(channel: socket.socket) -> bytes:

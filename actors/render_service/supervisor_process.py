@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -99,7 +100,7 @@ class ServerProcess:
                 start_new_session=True,
                 pass_fds=(theirs.fileno(),),
             )
-        self._channel, self._heard = ours, b""
+        self._channel, self._heard, self._folder = ours, b"", folder
         self._channel.setblocking(False)
         self.pid: int | None = None
         self._code: int | None = None
@@ -171,3 +172,4 @@ class ServerProcess:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(pid, signal.SIGKILL)
         self._guard.wait(_KILLED_WITHIN_S)
+        shutil.rmtree(self._folder, ignore_errors=True)  # the guard's task otherwise; it holds no more than a socket

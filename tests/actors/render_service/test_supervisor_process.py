@@ -96,7 +96,7 @@ def test_no_orphan_when_the_guard_is_killed(tmp_path):
     with pytest.raises(RendererLostError, match="guard was killed"):
         while process.poll() is None:
             time.sleep(0.01)
-    assert process.poll() == -signal.SIGKILL == process.end(1.0)
+    assert process.poll() == -signal.SIGKILL == process.end(1.0) and not Path(address).parent.exists()
 
 
 def test_the_exit_code_arrives(tmp_path):
@@ -106,9 +106,9 @@ def test_the_exit_code_arrives(tmp_path):
 
 
 def test_an_interpreter_that_is_not_there_is_a_bad_argument(tmp_path):
-    process, _ = start(tmp_path, python="/nowhere/python")
+    process, address = start(tmp_path, python="/nowhere/python")
     eventually(lambda: process.poll() is not None)
-    assert process.end(0.0) == 64
+    assert process.end(0.0) == 64 and not Path(address).parent.exists()
     assert last_line(tmp_path / "log") == "/nowhere/python: cannot be run: No such file or directory"
 
 
