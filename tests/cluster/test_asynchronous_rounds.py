@@ -110,7 +110,9 @@ def test_what_landed_is_drawn_within_the_round(tmp_path):
         held = phase.rounds.groups(1)[0].max_round
         before = program.store.position()
         phase.fleet.pace = 2
-        phase.learn(1)
+        row = phase.learn(1)
+        # Pairs are of no weights that could be old.
+        assert row["rounds_landed"] > 0 and "policy_lag_s" not in row
         round_of = {}
         for entry in program.store.select():
             episode = program.store.read_episode(entry)
@@ -124,15 +126,12 @@ def test_what_landed_is_drawn_within_the_round(tmp_path):
 def test_the_weights_are_the_newest_and_their_age_is_told(tmp_path):
     with local_program(config_of(tmp_path / "run", dagger_start=0.0, dagger_envs=2)) as program:
         phase = Phase(program, pace=1)
-        rows = [phase.learn(r) for r in range(4)]
+        rows = [phase.learn(r) for r in range(3)]
         started = [t.version.counter for t, _ in program.fleet.log if t.kind == "dagger"]
-        assert started == sorted(started) and set(started) >= {0, 1, 2}
+        assert started == sorted(started) and set(started) >= {0, 1}
         lags = [r["policy_lag_versions"] for r in rows if "policy_lag_versions" in r]
         assert lags and max(lags) >= 1 and min(lags) >= 0
         assert all(r["policy_lag_s"] > 0 for r in rows if "policy_lag_s" in r)
-        # Pairs are of no weights: without DAgger there is nothing to be old.
-    with local_program(config_of(tmp_path / "pairs", dagger_envs=0)) as program:
-        assert not any("policy_lag_s" in Phase(program).learn(r) for r in range(1))
 
 
 def test_the_limiter_makes_the_learner_wait_for_what_is_there_to_draw_from(tmp_path):
