@@ -46,10 +46,15 @@ def draw_blows(seconds: float, kills: int, seed: int) -> list[Blow]:
 
 
 class Striker:
-    """Delivers blows. One waits while nobody plays its role, because the last one was struck just before."""
+    """Delivers blows. One waits while nobody plays its role, because the last one was struck just before.
 
-    def __init__(self, blows: Sequence[Blow]) -> None:
-        self._blows = list(blows)
+    On a slow machine starts take longer than it is from blow to blow: a process is struck only when it had `life_s` to
+    do something, or nothing would ever be done.
+    """
+
+    def __init__(self, blows: Sequence[Blow], life_s: float = 0.0) -> None:
+        self._blows, self._life_s = list(blows), life_s
+        self._seen: dict[tuple[int, int], float] = {}
         self._stopped: list[tuple[float, int]] = []  # writers: when they go on
         self._struck: set[tuple[int, int]] = set()
         self.kills = self.stops = 0
@@ -64,9 +69,12 @@ class Striker:
             if elapsed_s >= end:
                 self._stopped.remove((end, pid))
                 _send(pid, signal.SIGCONT)
+        for p in processes:
+            self._seen.setdefault((p.pid, p.started), elapsed_s)
+        lived = {k for k, since in self._seen.items() if elapsed_s - since >= self._life_s} - self._struck
         while self._blows and self._blows[0].at_s <= elapsed_s:
             blow = self._blows[0]
-            alive = [p for p in processes if p.role == blow.role and (p.pid, p.started) not in self._struck]
+            alive = [p for p in processes if p.role == blow.role and (p.pid, p.started) in lived - self._struck]
             if not alive:
                 return
             victim = alive[int(blow.choice * len(alive))]

@@ -44,6 +44,7 @@ _ROUND_S = 0.5  # a round is started at most this often
 _UPDATE_S = 0.25
 _RETAIN_S = 15.0
 _KEEP_ROWS = 2_000
+_LIFE_S = 1.0  # of a process before it is struck
 _END_S = 20.0  # given to processes to end
 
 
@@ -63,7 +64,7 @@ class Soak:
         """Start everything; the collectors may not answer yet."""
         self._config, self._seconds = config, seconds
         self._held = contextlib.ExitStack()
-        self.striker = Striker(draw_blows(seconds, kills, config.seed))
+        self.striker = Striker(draw_blows(seconds, kills, config.seed), _LIFE_S)
         self.ledger = Ledger(scratch / "audited")
         self.memory: dict[tuple[str, int, int], list[tuple[float, int, int]]] = collections.defaultdict(list)
         self.handles: list[tuple[float, int, int]] = []
@@ -100,8 +101,10 @@ class Soak:
             FleetError: if the fleet gives up.
             StoreError: if the store cannot be read or written.
         """
+        first = self._start_round()
+        self.fleet.wait(first)  # on a busy machine a start takes long, and is no part of the time
         began = time.monotonic()
-        flying: list[Work] = []
+        flying = [first]
         due = {"round": 0.0, "update": 0.0, "retain": _RETAIN_S, "sample": 0.0}
         every = min(5.0, self._seconds / 200.0)
         while (now := time.monotonic() - began) < self._seconds or flying:
@@ -115,7 +118,7 @@ class Soak:
                 self.ledger.acknowledged(i for r in work.results if r is not None for i in r.episode_ids)
                 self._groups = self._groups or self._make_groups()
             if self.striker.due(now):
-                self.striker.strike(now, descendants())
+                self.striker.strike(now, [p for p in descendants() if p.role])
             if self._groups and now >= due["update"]:
                 due["update"] = now + _UPDATE_S
                 self._update()

@@ -10,7 +10,8 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-# How Ray names the processes of our actors.
+# How Ray names the processes of our actors; while one starts, ".__init__" follows.
+_STARTING = ".__init__"
 ROLES = {"ray::Collector": "collectors", "ray::ReplayWriter": "writer"}
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _SHARED = "/dev/shm/"
@@ -20,7 +21,9 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 @dataclasses.dataclass(frozen=True)
 class Process:
-    """A process that lives: its number, when it began [clock ticks since boot], its role, "" for Ray's own."""
+    """A process that lives: its number, when it began [clock ticks since boot], its role; that is "" for Ray's own, and
+    for an actor that still starts.
+    """
 
     pid: int
     started: int
@@ -48,6 +51,7 @@ def descendants() -> list[Process]:
             if fields[0] not in "ZX":
                 name = (folder / "cmdline").read_bytes().decode(errors="replace")
                 role = next((r for start, r in ROLES.items() if name.startswith(start)), "")
+                role = "" if _STARTING in name else role
                 children[int(fields[1])].append(Process(int(folder.name), int(fields[19]), role))
     found, parents = [], [os.getpid()]
     while parents:

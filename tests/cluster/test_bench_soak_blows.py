@@ -56,6 +56,16 @@ def test_a_blow_waits_for_another_process_to_play_the_role(sleepers):
     assert sleepers[1].wait(10) == -signal.SIGKILL and striker.kills == 2
 
 
+def test_a_process_may_live_for_a_moment_before_it_is_struck(sleepers):
+    (victim, *_) = (Process(s.pid, 1, "collectors") for s in sleepers)
+    striker = Striker([Blow(1.0, "collectors", False, 0.0)], life_s=2.0)
+    striker.strike(1.0, [victim])
+    striker.strike(2.5, [victim])
+    assert striker.kills == 0 and striker.due(2.5)
+    striker.strike(3.0, [victim])
+    assert sleepers[0].wait(10) == -signal.SIGKILL and striker.kills == 1
+
+
 def test_a_stopped_writer_goes_on_and_a_stopped_collector_does_not(sleepers):
     writer, collector, _ = sleepers
     processes = [Process(writer.pid, 1, "writer"), Process(collector.pid, 1, "collectors")]

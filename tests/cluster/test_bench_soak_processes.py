@@ -19,15 +19,22 @@ from cluster.bench_soak_processes import (
     still_there,
 )
 
+NAMES = ("ray::Collector.run", "ray::Collector.__init__", "ray::IDLE")
+
+
+def named(pid):
+    return open(f"/proc/{pid}/cmdline").read().startswith("ray::")
+
 
 def test_roles_are_known_by_the_names_that_ray_gives():
     # With `exec -a` the process carries the name, as Ray's workers do.
-    started = [subprocess.Popen(["bash", "-c", f"exec -a {n} sleep 30"]) for n in ("ray::Collector.run", "ray::IDLE")]
+    started = [subprocess.Popen(["bash", "-c", f"exec -a {n} sleep 30"]) for n in NAMES]
     try:
         deadline = time.monotonic() + 10.0
-        while not (found := {p.pid: p.role for p in descendants()}).get(started[0].pid):
+        while not all(named(p.pid) for p in started):
             assert time.monotonic() < deadline
-        assert found[started[0].pid] == "collectors" and found[started[1].pid] == ""
+        found = {p.pid: p.role for p in descendants()}
+        assert [found.get(p.pid) for p in started] == ["collectors", "", ""]
     finally:
         for process in started:
             process.kill()
