@@ -85,14 +85,19 @@ def memory(pid: int) -> tuple[int, int] | None:
     return int(fields[1]) * _PAGE, (int(fields[1]) - int(fields[2])) * _PAGE
 
 
-def open_handles() -> Mapping[str, int]:
-    """Open file handles of this process by kind: "file", "socket", "pipe", "anon_inode"."""
-    kinds: collections.Counter[str] = collections.Counter()
+def open_handles() -> collections.Counter[str]:
+    """Open file handles of this process by what they are: a path, or "socket", "pipe", "anon_inode:[eventfd]"."""
+    found: collections.Counter[str] = collections.Counter()
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):  # the handle of the listing itself
             target = os.readlink(f"/proc/self/fd/{name}")
-            kinds["file" if target.startswith("/") else target.split(":")[0]] += 1
-    return kinds
+            found[target.split(":[")[0] if target.startswith(("socket", "pipe")) else target] += 1
+    return found
+
+
+def open_files(handles: Mapping[str, int]) -> int:
+    """Those of `open_handles` that are files."""
+    return sum(n for target, n in handles.items() if target.startswith("/"))
 
 
 def shared_memory(pids: list[int]) -> set[str]:

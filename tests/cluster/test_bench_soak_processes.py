@@ -1,7 +1,7 @@
 """What /proc says of real processes: whose they are, what they hold."""
 
-import contextlib
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +13,7 @@ from cluster.bench_soak_processes import (
     adopting,
     descendants,
     memory,
+    open_files,
     open_handles,
     reap,
     shared_memory,
@@ -67,11 +68,11 @@ def test_memory_grows_by_what_is_taken():
     assert memory(2**22 + 1) is None
 
 
-def test_open_handles_are_counted_by_kind(tmp_path):
+def test_open_handles_are_known_by_what_they_are(tmp_path):
     before = open_handles()
-    with open(tmp_path / "a", "w"), contextlib.closing(__import__("socket").socket()):
-        during = open_handles()
-    assert during["file"] == before["file"] + 1 and during["socket"] == before["socket"] + 1
+    with open(tmp_path / "a", "w"), socket.socket():
+        assert open_handles() - before == {str(tmp_path / "a"): 1, "socket": 1}
+        assert open_files(open_handles()) == open_files(before) + 1
     assert open_handles() == before
 
 
