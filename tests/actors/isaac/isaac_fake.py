@@ -122,8 +122,7 @@ class FakeIsaac:
                 raise RefusedError("get_data before attach")
             return self._data(output)
 
-        return self.strict(self, "Annotator", {"attach": attach, "detach": lambda render_products: None,
-                                               "get_data": get_data})  # fmt: skip
+        return self.strict(self, "Annotator", {"attach": attach, "get_data": get_data})
 
     def add_labels(self, prim, labels, **taxonomy):
         if labels != [str(labels[0])] or list(taxonomy.values()) != ["class"]:

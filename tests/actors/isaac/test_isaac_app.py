@@ -162,6 +162,18 @@ def test_only_one_file_reaches_isaac_and_none_imports_it():
         assert ("importlib" in imported) == (file.name == "api.py"), file.name
 
 
+def test_the_manifests_name_nothing_that_is_not_used():
+    source = "".join(file.read_text() for file in FOLDER.glob("*.py"))
+    for manifest in MANIFESTS:
+        found = load_manifest(manifest)
+        named = {m for types in (found["types"], found["pxr"]["types"]) for kind in types.values() for m in kind}
+        assert {m for m in named if f".{m}" not in source} == set()
+        by_name = {*found["names"], *found["pxr"]["names"]} - {found["labels"]["name"], found["timeline"]}
+        assert {n for n in by_name if f'"{n}"' not in source} == set()
+        members = found["pxr"]["names"]["pxr.Sdf:ValueTypeNames"]["members"]
+        assert {m for m in members if f'"{m}"' not in source} == set()
+
+
 def test_every_name_says_where_it_was_read():
     for manifest in MANIFESTS:
         found = load_manifest(manifest)

@@ -162,7 +162,8 @@ def test_scenes_under_different_light_are_drawn_apart_and_under_one_light_togeth
 
 def test_no_camera_sees_a_neighbour(monkeypatch, tmp_path):
     _, renderer = started(monkeypatch, tmp_path, max_envs=2)
-    renderer.reset(np.arange(2), [a_scene(cube_at(0.0, instance_id=5)), a_scene(cube_at(0.0, instance_id=6))])
+    # The neighbour's cube is large enough to be a few pixels from the next cell.
+    renderer.reset(np.arange(2), [a_scene(cube_at(0.0, 1.0, 5)), a_scene(cube_at(0.0, instance_id=6, edge=3.0))])
     low = look_at([[-REACH, 0.0, 0.3]], [[100.0, 0.0, 0.3]])  # along the row of cells
     frames = renderer.render(np.arange(2), np.repeat(low, 2, axis=0), np.repeat(LENS, 2, axis=0), SIZE, ALL)
     assert [set(np.unique(i)) for i in frames.instance_id] == [{0, 5}, {0, 6}]
