@@ -68,7 +68,10 @@ def status(arguments: argparse.Namespace) -> int:
         view = look(run, time.time())
         print(json.dumps(as_json(view))) if arguments.json else console.print(shown(view, console.width, time.time()))
         return 0 if view.ok else 1
-    return _watch(run, console, as_json_lines=arguments.json)
+    try:
+        return _watch(run, console, as_json_lines=arguments.json)
+    except KeyboardInterrupt:  # how a person ends a watch; the run goes on
+        return 0
 
 
 def _watch(run: Path, console: Console, *, as_json_lines: bool) -> int:

@@ -192,6 +192,17 @@ def test_json_is_one_object(run, capsys):
     assert found["state"] == "running" and found["status"]["roles"][1]["waits"] == {"collectors": 0.75, "data": 0.05}
 
 
+def test_who_stops_watching_stops_nothing(run, capsys, monkeypatch):
+    def interrupt(seconds):
+        raise KeyboardInterrupt
+
+    write_status(run, a_status(written=utc(time.time())))
+    monkeypatch.setattr("cluster.status_verb.time.sleep", interrupt)
+    assert main(["status", str(run), "--watch", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["state"] == "running" and err == ""
+
+
 def test_watching_follows_until_the_run_is_over(run, capsys, monkeypatch):
     write_status(run, a_status(written=utc(time.time())))
     rounds = iter([4, 4, 5])
