@@ -67,6 +67,7 @@ def test_machines_are_known_by_backend_and_interpreter():
     assert len(names) == 4
 
 
+@pytest.mark.slow
 def test_a_supervisor_on_its_own_says_why_it_gives_up(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("signal.signal", lambda *_: None)  # those of this process stay
     address = f"unix://{tmp_path}/nowhere/s"  # the folder is missing, which the server refuses
