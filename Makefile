@@ -22,7 +22,7 @@ quickstart: $(STAMP) ## train all phases on this machine; the same command resum
 	$(BIN)/servofleet train experiment=quickstart seed=$(SEED) $(ARGS)
 
 test: $(STAMP) ## run the tests (ARGS='-k name' narrows them)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(STAMP) ## formatting, lint, strict types and import directions
 	$(BIN)/ruff format --check .
