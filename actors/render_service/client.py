@@ -30,6 +30,7 @@ class PendingFrames:
         self._request = request
         self._layout = layout
         self._slot = slot
+        self._last = renderer._last
         self._stream: Iterator[pb.RenderResponse] | None = renderer._ask(request)
 
     def result(self) -> Frames:
@@ -43,7 +44,7 @@ class PendingFrames:
         renderer, self._renderer = self._renderer, None
         if renderer is None:
             raise RendererError("these frames were taken already")
-        return renderer._receive(self._request, self._layout, self._slot, self._first)
+        return renderer._receive(self._request, self._layout, self._slot, self._last, self._first)
 
     def _first(self) -> Iterator[pb.RenderResponse] | None:
         stream, self._stream = self._stream, None
@@ -91,6 +92,7 @@ class RemoteRenderer:
         self._timeout = call_timeout_s
         self._assets: list[Mapping[str, Any]] = []
         self._refs: dict[str, pb.AssetRef] = {}
+        self._sent: Any = None  # the last Render call, which the next request must not overtake
         self._built: set[int] = set()
         self._last: dict[int, int] = {}
         self._pool = SegmentPool()
@@ -116,6 +118,7 @@ class RemoteRenderer:
         self._send_assets(set().union(*(assets_of(s) for s in scenes)) if len(scenes) else set())
         request = pb.ResetRequest(id=connection.next_id(), env_ids=ids.tolist(), scenes=[s.to_json() for s in scenes])
         connection.limits.check("max_message_bytes", "bytes of the scenes", request.ByteSize())
+        self._wait_for_place()
         try:
             answer = connection.call("Reset", lambda s: connection.stub.Reset(request, timeout=s), self._timeout)
             if answer.id != request.id:
@@ -125,8 +128,9 @@ class RemoteRenderer:
             self._built.difference_update(ids.tolist())
             raise
         self._built.update(ids.tolist())
-        for env in ids.tolist():
-            self._last.pop(env, None)
+        # A new table: frames still to come were rendered before this reset, and are counted in the old one.
+        new = set(ids.tolist())
+        self._last = {env: frame for env, frame in self._last.items() if env not in new}
 
     def render(
         self, env_ids: I64, world_T_cam: F64, intrinsics: F64, size: tuple[int, int], channels: Sequence[Channel]
@@ -168,6 +172,7 @@ class RemoteRenderer:
         layout = make_layout(channels, n, size)
         connection.limits.check("max_cameras", "cameras", n)
         connection.limits.check("max_frame_bytes", "bytes of the frames", layout.total)
+        self._wait_for_place()
         slot = self._pool.take(layout.total) if self.shares_memory else None
         request = pb.RenderRequest(
             id=connection.next_id(),
@@ -203,12 +208,20 @@ class RemoteRenderer:
         return self._connection
 
     def _ask(self, request: pb.RenderRequest, timeout_s: float | None = None) -> Iterator[pb.RenderResponse]:
-        stream: Iterator[pb.RenderResponse] = self._open().stub.Render(
-            request, timeout=self._timeout if timeout_s is None else timeout_s
-        )
+        timeout = self._timeout if timeout_s is None else timeout_s
+        self._sent = self._open().stub.Render(request, timeout=timeout)
+        stream: Iterator[pb.RenderResponse] = self._sent
         return stream
 
-    def _receive(self, request: pb.RenderRequest, layout: Layout, slot: Segment | None, first: Any) -> Frames:
+    def _wait_for_place(self) -> None:
+        """Wait until the request sent last has its place in the server's order; not until it is done."""
+        sent, self._sent = self._sent, None
+        if sent is not None:
+            sent.initial_metadata()
+
+    def _receive(
+        self, request: pb.RenderRequest, layout: Layout, slot: Segment | None, last: dict[int, int], first: Any
+    ) -> Frames:
         # What fails leaves its slot behind: the server may write into it still.
         memory = None if slot is not None else np.empty(layout.total, np.uint8)
 
@@ -218,7 +231,7 @@ class RemoteRenderer:
         head = self._open().call("Render", read, self._timeout)
         check_id(head, request.id)
         poses = np.array(request.world_T_cam, np.float64).reshape(-1, 4, 4)
-        frame_ids, used = check_fresh(head, np.array(request.env_ids, np.int64), poses, self._last)
+        frame_ids, used = check_fresh(head, np.array(request.env_ids, np.int64), poses, last)
         if slot is None:
             assert memory is not None
             views = layout.views(memory)

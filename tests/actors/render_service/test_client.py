@@ -139,6 +139,22 @@ def test_the_next_batch_is_rendered_while_the_last_is_read(address) -> None:
             first.result()
 
 
+def test_a_request_does_not_overtake_the_one_before_it(address) -> None:
+    with serving(address) as service:
+        client = connect(service)
+        check, slow = service._layout, [0.3]
+
+        def layout(*arguments):
+            time.sleep(slow.pop() if slow else 0.0)  # the first request's thread is late
+            return check(*arguments)
+
+        service._layout = layout
+        pending = [client.submit(IDS, *VIEW) for _ in range(2)]
+        client.reset(np.array([0]), [SCENE])
+        assert [p.result().frame_id.tolist() for p in pending] == [[0, 0, 1], [2, 1, 3]]
+        assert client.render(IDS, *VIEW).frame_id.tolist() == [4, 0, 5]
+
+
 class Cut:
     """A stub whose first stream breaks after one message, as a lost connection does."""
 
