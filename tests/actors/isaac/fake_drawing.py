@@ -35,8 +35,8 @@ def draw_camera(shown, camera, size):
         x = per_x * local[ahead, 0] / away[ahead] + cx
         y = -per_y * local[ahead, 1] / away[ahead] + cy
         x0, x1, y0, y1 = (int(np.clip(np.round(v), -1e6, 1e6)) for v in (x.min(), x.max(), y.min(), y.max()))
-        if not ahead.all():  # runs behind the camera: everything from its horizon down
-            x0, x1, y0, y1 = 0, width, 0, height
+        if "ground" in path and not ahead.all():  # runs behind the camera: everything from its horizon down
+            x0, x1, y1 = 0, width, height
         part = np.s_[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)]
         # The ground is as far as its middle is, or it would hide what stands on it.
         z = float(away[ahead].min()) if "ground" not in path else max(float(away.mean()), 0.1) + 5.0

@@ -70,9 +70,9 @@ def test_two_hundred_resets_add_no_prims_and_keep_few_files(monkeypatch, tmp_pat
         first = an_object(shape, standing(shape, x, y), 1, texture)
         more = [cube_at(-x, -y, 2)] if k % 3 == 0 else []
         renderer.reset(np.array([k % 2]), [a_scene(first, *more)])
+    assert renderer.prim_count() == prims == len(fake.stage.prims)
     frames = draw(renderer, 1)
     assert (frames.instance_id == 1).any()
-    assert renderer.prim_count() == prims == len(fake.stage.prims)
     assert sum(len(p.types) for p in fake.stage.prims.values()) == attributes
     assert fake.products == fake.products[:1]
     assert renderer.resets == 200 and frames.frame_id.tolist() == [0]
