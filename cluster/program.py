@@ -26,6 +26,7 @@ from cluster.fleet import Fleet
 from cluster.pace import check_pace
 from cluster.replay_writer import open_writer, start_replay_writer, store_location
 from cluster.run_directory import MetricsLog, RunDirectory
+from cluster.versions import CODE, code_sha256, versions, with_own_code
 from common.config import RunConfig, evaluates, flatten
 from common.errors import ConfigError, bad_value
 from common.identity import json_sha256
@@ -192,7 +193,10 @@ def make_collector(
     actor = ray.remote(max_restarts=0, **options)(Collector)
     # The attempt keeps this process apart from one of a killed driver that may still be writing.
     name = f"c{index:03d}-a{directory.attempt:04d}"
-    opener = functools.partial(open_writer, location, writer, config.replay)
+    # What a collector does first is to open its writer: one of other code stops there.
+    opener = functools.partial(
+        with_own_code, versions()[CODE], functools.partial(open_writer, location, writer, config.replay)
+    )
     return actor.remote(config, directory.run_id, opener, name, provenance(config, directory))
 
 
@@ -203,6 +207,6 @@ def provenance(config: RunConfig, directory: RunDirectory) -> dict[str, str]:
     return {
         "renderer": f"warp-{importlib.metadata.version('warp-lang')}",
         "assets_sha256": json_sha256([config.scenes.shapes, config.scenes.train_meshes, config.seed, *imported]),
-        "code_sha256": json_sha256(importlib.metadata.version("servofleet")),
+        "code_sha256": code_sha256(),
         "config_sha256": directory.config_sha256,
     }

@@ -24,7 +24,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.status import rss_bytes
-from cluster.versions import OtherCodeError, check_code, refusal
+from cluster.versions import CODE, OtherCodeError, check_code, refusal, versions
 from common.episode import Episode
 from common.errors import StoreError
 from common.replay_config import ReplayConfig
@@ -135,7 +135,7 @@ def start_replay_writer(location: StoreLocation, name: str, settings: ReplayConf
     """The writer actor of a local store, pinned to the store's node; returns its handle before it answers."""
     actor = ray.remote(num_cpus=0, max_restarts=-1, max_concurrency=1)(ReplayWriter)
     pinned = NodeAffinitySchedulingStrategy(location.node, soft=False)
-    return actor.options(scheduling_strategy=pinned).remote(location, name, settings)
+    return actor.options(scheduling_strategy=pinned).remote(location, name, settings, versions()[CODE])
 
 
 @dataclasses.dataclass
