@@ -285,12 +285,12 @@ def _batch(episodes: list[Episode], rows: int, per_episode: int) -> dict[str, An
 
 def _ratios(values: dict[str, float]) -> list[Row]:
     pairs = [
-        ("collect_pairs_vs_render", "collect_pairs", "collect_pairs_render_only", None),
-        ("store_vs_raw_fsync", "store", "store_limit", None),
-        ("sample_vs_ram_take", "sample", "sample_limit", None),
-        ("il_vs_plain_loop", "learn_il", "learn_il_limit", None),
+        ("collect_pairs_vs_render", "collect_pairs", "collect_pairs_render_only"),
+        ("store_vs_raw_fsync", "store", "store_limit"),
+        ("sample_vs_ram_take", "sample", "sample_limit"),
+        ("il_vs_plain_loop", "learn_il", "learn_il_limit"),
     ]
-    found = [(name, values[a] / values[b], goal) for name, a, b, goal in pairs]
+    found: list[tuple[str, float, float | None]] = [(name, values[a] / values[b], None) for name, a, b in pairs]
     found.append(("end_to_end_vs_slower_side", values["end_to_end_share"], 0.85))
     ratios = []
     for name, value, goal in found:
