@@ -10,7 +10,7 @@ STAMP := .venv/.installed
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: setup quickstart test lint bench docs proto clean help
+.PHONY: setup quickstart test faults lint bench docs proto clean help
 
 help: ## show this list
 	@echo "usage: make TARGET [PYTHON=python3.12] [SEED=0] [ARGS='...']"
@@ -23,6 +23,9 @@ quickstart: $(STAMP) ## train all phases on this machine; the same command resum
 
 test: $(STAMP) ## run the tests (ARGS='-k name' narrows them)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+faults: $(STAMP) ## kill processes, break disks and cut networks, for an hour or so (ARGS='-k name')
+	$(BIN)/python -m pytest -m faults $(ARGS)
 
 lint: $(STAMP) ## formatting, lint, strict types and import directions
 	$(BIN)/ruff format --check .
