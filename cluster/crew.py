@@ -124,14 +124,8 @@ class Crew:
 
     def end(self, number: int, cause: Cause, now: float, line: str = "", error: Exception | None = None) -> Loss:
         """End a member's process if it still lives, and count why; its slot gets another one or is let go."""
-        member, self._changed = self._members.pop(number), now
-        node = member.node or self._placed(member)
-        self._beats.forget(number)
-        self._manager.remove_actor(number)
-        ray.kill(member.actor, no_restart=True)
-        if member.descriptor is not None:
-            end_process(member.descriptor)
-            os.close(member.descriptor)
+        node = self._members[number].node or self._placed(self._members[number])
+        member = self._remove(number, now)
         others = {m.node for m in self._members.values() if m.up}
         shut = self.supervision.lost(member.slot, node, cause, now, others)
         if cause.kind != "node lost" or not let_go(self.slots + 1, self._config):
@@ -176,16 +170,21 @@ class Crew:
         """End every process."""
         if self._nodes is not None:
             self._nodes.stop()
-        for number, member in self._members.items():
-            ray.kill(member.actor, no_restart=True)
-            self._manager.remove_actor(number)
-            if member.descriptor is not None:
-                # Ray may be about to end itself.
-                end_process(member.descriptor)
-                os.close(member.descriptor)
-        self._members.clear()
+        for number in list(self._members):
+            self._remove(number, self._tended)
         self._vacant.clear()
         self._answers.clear()
+
+    def _remove(self, number: int, now: float) -> Member:
+        member, self._changed = self._members.pop(number), now
+        self._beats.forget(number)
+        self._manager.remove_actor(number)
+        ray.kill(member.actor, no_restart=True)
+        if member.descriptor is not None:
+            # Ray may take its time, or be about to end itself.
+            end_process(member.descriptor)
+            os.close(member.descriptor)
+        return member
 
     def _news(self, number: int) -> None:
         if self._members[number].is_watched:
@@ -228,6 +227,10 @@ class Crew:
     def _fill(self, now: float) -> None:
         """Give vacant slots a process, and the fleet more slots where there is room for them."""
         shut = self.supervision.quarantined(now)
+        for number, member in list(self._members.items()):
+            # Those that wait for a place wait for one outside the quarantine of today.
+            if not (member.up or member.doubted) and member.avoids != shut and not self._placed(member):
+                self._vacant.add(self._remove(number, now).slot)
         unplaced = len(self._vacant) + sum(not m.up for m in self._members.values())
         nodes = self._nodes.latest() if self._nodes is not None else None
         # What was seen before the last change counts room that is taken by now, or went with its node.
@@ -245,7 +248,7 @@ class Crew:
             number = self._manager.actor_ids()[-1]
             # A collector gets work once it has answered, so that its start does not count as the task's time.
             self._manager.set_actor_state(number, healthy=False)
-            self._members[number] = Member(slot, actor, now)
+            self._members[number] = Member(slot, actor, now, avoids=shut)
             self._vacant.discard(slot)
             self._changed = now
             self._ask_whereabouts(number)

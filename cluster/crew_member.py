@@ -16,6 +16,7 @@ class Member:
     slot: int
     actor: Any
     since: float
+    avoids: frozenset[str] = frozenset()  # nodes that it was not to come to
     asked: float = 0.0  # where it is, in watched seconds
     up: bool = False
     doubted: bool = False  # Ray lost contact: it may live
