@@ -30,11 +30,11 @@ SHORT = (
 )  # fmt: skip
 
 
-def train(path, watch=lambda run: None, grace_s=25.0, overrides=SHORT):
+def train(path, watch=lambda run: None, overrides=SHORT):
     """One short phase; returns (hash of the weights, rows, hash of the store's content, last checkpoint's number)."""
     config = small_config(path if path.exists() else with_record(path), *overrides)
     with (
-        Draining(grace_s) as draining,
+        Draining(25.0) as draining,
         local_program(config) as program,
         contextlib.closing(Run(program, Said(), draining)) as run,
         recorded_end(program, draining),
@@ -97,29 +97,32 @@ def test_a_round_that_does_not_end_is_dropped_and_the_last_checkpoint_stands(tmp
 
     path = tmp_path / "run"
     began = time.monotonic()
+    # A short time for the round, and not for the rest: the grace's end would end this process.
+    monkeypatch.setattr(cluster.draining, "_ROUND_SHARE", 0.02)
     with monkeypatch.context() as patch:
         patch.setattr(LocalFleet, "wait", hangs)
-        with pytest.raises(Drained, match=r"no safe point within 0\.6 s \(grace_s = 1\).* the last checkpoint"):
-            train(path, grace_s=1.0)
+        with pytest.raises(Drained, match=r"no safe point within 0\.5 s \(grace_s = 25\).* the last checkpoint"):
+            train(path)
     assert time.monotonic() - began < 20.0 and recorded_status(path) == "SCHEDULED"
     assert len(list((path / "checkpoints").glob("*/done"))) == 1
 
 
 def test_a_checkpoint_that_is_being_written_is_not_dropped(tmp_path, monkeypatch):
     path = tmp_path / "run"
+    monkeypatch.setattr(cluster.draining, "_ROUND_SHARE", 0.02)
 
     def slow(run):
         real = run.save
 
         def save(**kwargs):
-            time.sleep(0.8)  # past the round's share, before the grace is over
+            time.sleep(0.6)  # past the round's share, before the grace is over
             real(**kwargs)
 
         run.save = save
         after_first_row(lambda: signal.raise_signal(signal.SIGTERM))(run)
 
     with pytest.raises(Drained, match="stopped behind a checkpoint"):
-        train(path, slow, grace_s=1.25)
+        train(path, slow)
     assert len(list((path / "checkpoints").glob("*/done"))) == 2
 
 
@@ -193,9 +196,9 @@ def test_what_still_holds_the_process_when_the_grace_is_over_does_not_matter():
 
 def test_handlers_are_given_back_and_nothing_rings_later():
     before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGALRM)]
-    with Draining(0.2):
+    with Draining(1.0):
         signal.raise_signal(signal.SIGTERM)
-    time.sleep(0.3)
+    time.sleep(0.7)
     assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGALRM)] == before
 
 
