@@ -134,8 +134,8 @@ def node_of(actor: ray.actor.ActorHandle) -> str:
     from ray._private import state  # the one place that knows of actors that failed to start
 
     known = state.actors(actor._actor_id.hex())
-    node = str(known.get("Address", {}).get("NodeID", "")) if known else ""
-    return "" if set(node) == {"f"} else node
+    # Before it has a process, the address is that of whoever looks for a place.
+    return str(known["Address"]["NodeID"]) if known and known.get("Pid") else ""
 
 
 def _space() -> str:
