@@ -2,8 +2,8 @@
 
 `SOCKET NAME=VALUE...`: `exit`/`say` (end at once with a code, after a line), `after` (end with `code` after so many
 questions), `late` (seconds before it listens), `deaf=1` (never listens), `stubborn=1` (ignores SIGTERM), `child=1`
-(starts a process that leaves its group), `rss`, `resets` and `busy` (what it says of itself), `drained` (file it touches
-on SIGTERM).
+(starts a process that leaves its group), `rss`, `resets` and `busy` (what it says of itself), `drained` (file it
+touches on SIGTERM).
 """
 
 import json
