@@ -1,8 +1,7 @@
 """Exact resume: a run whose processes are killed at twenty random moments ends as one that nothing disturbed.
 
-The moments come from a recorded seed: a number of rows in metrics.jsonl, and a pause after they are there. Rows are
-those of the undisturbed run, so that the moments spread over baselines, all phases and their evaluations; a moment
-whose rows are there already when the run starts again hits the start itself.
+The moments come from a recorded seed: a number of rows in metrics.jsonl, and a pause after they are there and the run
+has gone on from its cut. Four are in each phase.
 """
 
 import contextlib
@@ -25,6 +24,7 @@ from replay.inspect import content_sha256
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(3600)]
 
 SEED, KILLS, DEADLINE_S = 20261121, 20, 300
+PHASES = ("il", "value_warmup", "ppo", "sil", "ppo_smooth")
 
 
 def start(path):
@@ -51,14 +51,14 @@ def rows_of(path):
 
 
 def kill_at(path, rows, pause_s):
-    """Start the run, kill its process group when it has so many rows and the pause is over; returns the last row's
-    phase, or "" if there is no row.
-    """
+    """Start the run, kill its process group when it has so many rows and the pause is over; returns how many it had."""
+    log = Path(f"{path}.log")
+    said = log.stat().st_size if log.exists() else None
     with start(path) as process:
         try:
             deadline = time.monotonic() + DEADLINE_S
-            while len(rows_of(path)) < rows:
-                assert process.poll() is None, Path(f"{path}.log").read_text()[-3000:]
+            while len(rows_of(path)) < rows or (said is not None and b"resuming from" not in log.read_bytes()[said:]):
+                assert process.poll() is None, log.read_text()[-3000:]
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
             time.sleep(pause_s)
@@ -66,8 +66,7 @@ def kill_at(path, rows, pause_s):
             # The last moments may come after the end of a short run.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-    found = rows_of(path)
-    return found[-1]["phase"] if found else ""
+    return len(rows_of(path))
 
 
 def outcome(path, store=None):
@@ -81,17 +80,28 @@ def outcome(path, store=None):
     }
 
 
+def moments_of(rows):
+    """Four in each phase, in order: how many rows to wait for, so that the next one is of that phase."""
+    rng = philox(SEED, Purpose.BOOTSTRAP)
+    found = []
+    for phase in PHASES:
+        within = [i for i, row in enumerate(rows) if row["phase"] == phase]
+        found += sorted(rng.choice(within, KILLS // len(PHASES)).tolist())
+    return found, rng.uniform(0.0, 0.5, len(found)).tolist()
+
+
 def test_twenty_kills_change_nothing(tmp_path):
     finish(tmp_path / "whole")
     expected = outcome(tmp_path / "whole")
-    rng = philox(SEED, Purpose.BOOTSTRAP)
-    # One row less than all: behind the last one there is hardly anything left to kill.
-    moments = sorted(rng.integers(0, len(expected["rows"]) - 1, KILLS).tolist())
-    pauses = rng.uniform(0.0, 2.0, KILLS).tolist()
-    hit = [kill_at(tmp_path / "run", rows, pause) for rows, pause in zip(moments, pauses, strict=True)]
+    moments, pauses = moments_of(expected["rows"])
+    hit = []
+    for rows, pause in zip(moments, pauses, strict=True):
+        seen = kill_at(tmp_path / "run", rows, pause)
+        # The work that was cut off is that of the row that would have come next.
+        hit.append(expected["rows"][seen]["phase"] if seen < len(expected["rows"]) else "the report")
     print(f"seed {SEED}: killed at rows {moments}, in {hit}")
     finish(tmp_path / "run")
     assert outcome(tmp_path / "run") == expected
     attempts = json.loads((tmp_path / "run" / "config.json").read_text())["attempt"]
-    assert attempts >= KILLS - hit.count("")
-    assert {"il", "ppo", "sil"} <= set(hit)
+    assert attempts > KILLS - hit.count("the report")
+    assert set(PHASES) <= set(hit)
