@@ -15,7 +15,7 @@ import ray
 from ray.exceptions import RayError
 from ray.rllib.utils.actor_manager import FaultTolerantActorManager
 
-from cluster.crew_member import Loss, Member
+from cluster.crew_member import WATCH, Loss, Member
 from cluster.elastic import Nodes, NodeWatch, bounds, let_go, may_add
 from cluster.supervision import Beats, Cause, Supervision, WatchedTime
 from cluster.supervision_processes import (
@@ -27,8 +27,6 @@ from cluster.supervision_processes import (
     whereabouts,
 )
 from common.config import FleetConfig
-
-WATCH = "watch"  # the concurrency group in which an actor answers `progress` beside its work
 
 # Its messages tell of what the totals count and the operator's display names.
 logging.getLogger("ray.rllib.utils.actor_manager").setLevel(logging.CRITICAL)

@@ -8,6 +8,8 @@ from typing import Any
 from cluster.supervision import Cause
 from cluster.supervision_processes import Whereabouts
 
+WATCH = "watch"  # the concurrency group in which an actor tells how it is, beside its work
+
 
 @dataclasses.dataclass
 class Member:

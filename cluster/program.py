@@ -20,7 +20,7 @@ from typing import Any
 
 from actors.scenes.models import open_imports
 from actors.scenes.suite import Suite, held_out_suite
-from cluster.crew import WATCH
+from cluster.crew_member import WATCH
 from cluster.draining import own_sigterm
 from cluster.fleet import Fleet
 from cluster.pace import check_pace

@@ -11,7 +11,6 @@ beyond that, so the actor's queue is bounded by the number of senders.
 from __future__ import annotations
 
 import dataclasses
-import os
 import socket
 import time
 import uuid
@@ -23,7 +22,9 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cluster.crew_member import WATCH
 from cluster.status import rss_bytes
+from cluster.supervision_processes import whereabouts
 from cluster.versions import CODE, OtherCodeError, check_code, refusal, versions
 from common.episode import Episode
 from common.errors import StoreError
@@ -53,7 +54,7 @@ def disk_limits(settings: ReplayConfig) -> DiskLimits:
 
 class ReplayWriter:
     """The actor: commits what collectors of other nodes send. Stateless but for its open segment writer; Ray starts it
-    again when its process dies.
+    again when its process dies, and `cluster.status_writer` ends it when it hangs.
     """
 
     def __init__(self, location: StoreLocation, name: str, settings: ReplayConfig, code: str = "") -> None:
@@ -110,10 +111,14 @@ class ReplayWriter:
         return [acks[str(e.meta.id)] for e in episodes], self._writer.waits()["disk"] - slowed
 
     def report(self) -> dict[str, Any]:
-        """What this process is and did: host, pid, rss_bytes, rows taken, committing_s, slowed_s by the disk [s]."""
+        """What this process is and did, told by a thread beside the commits.
+
+        Returns:
+            host, where (its `Whereabouts`), rss_bytes, rows taken, committing_s, slowed_s by the disk [s].
+        """
         return {
             "host": socket.gethostname(),
-            "pid": os.getpid(),
+            "where": whereabouts(),
             "rss_bytes": rss_bytes(),
             "rows": self._rows,
             "committing_s": self._committing_s,
@@ -133,7 +138,7 @@ class ReplayWriter:
 
 def start_replay_writer(location: StoreLocation, name: str, settings: ReplayConfig) -> Any:
     """The writer actor of a local store, pinned to the store's node; returns its handle before it answers."""
-    actor = ray.remote(num_cpus=0, max_restarts=-1, max_concurrency=1)(ReplayWriter)
+    actor = ray.remote(num_cpus=0, max_restarts=-1, max_concurrency=1, concurrency_groups={WATCH: 1})(ReplayWriter)
     pinned = NodeAffinitySchedulingStrategy(location.node, soft=False)
     return actor.options(scheduling_strategy=pinned).remote(location, name, settings, versions()[CODE])
 

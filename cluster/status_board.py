@@ -87,7 +87,8 @@ class StatusBoard:
     def attach(self, program: Program) -> None:
         """The run's parts are there."""
         self._program = program
-        self._writer = None if program.writer is None else WriterWatch(program.writer)
+        if program.writer is not None:
+            self._writer = WriterWatch(program.writer, program.config.fleet.hang_timeout_s)
         learners = max(program.config.learner.num_learners, 1)
         self._learner = dataclasses.replace(self._learner, alive=learners, wanted=learners)
         self._look(force=True)
@@ -97,6 +98,9 @@ class StatusBoard:
         self._checkpoints_at = -math.inf
         self._status = self.status()
         self._program = None
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
 
     def phase(self, name: str, rounds: int, done: int) -> None:
         """A phase begins or continues."""

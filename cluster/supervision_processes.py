@@ -73,6 +73,11 @@ def end_process(descriptor: int) -> None:
         signal.pidfd_send_signal(descriptor, signal.SIGKILL)
 
 
+def has_ended(descriptor: int) -> bool:
+    """Whether the process is no more."""
+    return bool(select.select([descriptor], [], [], 0.0)[0])
+
+
 def exit_status(descriptor: int) -> str:
     """How a process ended: the name of a signal or "exit code N"; empty where the kernel does not tell."""
     deadline = time.monotonic() + _EXIT_STATUS_S
@@ -81,7 +86,7 @@ def exit_status(descriptor: int) -> str:
         try:
             fcntl.ioctl(descriptor, _PIDFD_GET_INFO, said)
         except OSError:  # an older kernel, or one that has not noted it yet
-            if not select.select([descriptor], [], [], 0.0)[0]:
+            if not has_ended(descriptor):
                 return ""
         if struct.unpack_from("Q", said)[0] & _PIDFD_INFO_EXIT:
             code = os.waitstatus_to_exitcode(struct.unpack_from("i", said, 60)[0])

@@ -1,10 +1,12 @@
-"""Training on three nodes of which one dies or is taken away, and on two through the command line: the store is on the
-head node, every episode is in it once, and the run ends as one that nothing disturbed.
+"""Training on three nodes of which one dies or is taken away, and on two through the command line or with a writer that
+hangs: the store is on the head node, every episode is in it once, and the run ends as one that nothing disturbed.
 
 The moments are drawn from a recorded seed; the undisturbed run is one on this machine alone.
 """
 
 import json
+import os
+import signal
 
 import pytest
 import ray
@@ -57,6 +59,26 @@ def test_both_nodes_with_collectors_go_and_one_that_comes_does_their_work(tmp_pa
         assert process.wait(DEADLINE_S) == 0, said(path)[-3000:]
     assert ids(path / "store") == undisturbed["ids"] and set(committed(path / "store")) == {"w"}
     same(outcome(path), undisturbed["outcome"])
+
+
+def test_a_writer_that_hangs_is_replaced_and_loses_nothing(tmp_path, undisturbed):
+    path, hang_s = tmp_path / "run", 10.0
+    options = ("fleet.collectors=2", "fleet.cpus_per_collector=1", f"fleet.hang_timeout_s={hang_s}")
+    with nodes(1) as cluster, training(path, f"ray_address={cluster.address}", *options) as process:
+        wait_for_rows(path, moment(0), process)
+        (hung,) = writers()
+        os.kill(hung, signal.SIGSTOP)
+        took = wait_until(lambda: writers() - {hung} != set(), lambda: said(path)[-3000:], process)
+        print(f"writer stopped at row {moment(0)}, another one after {took:.1f} s (hang_timeout_s = {hang_s:g})")
+        assert process.wait(DEADLINE_S) == 0, said(path)[-3000:]
+    assert took < hang_s + 15.0
+    all_there(path, undisturbed)
+
+
+def writers():
+    """Process ids of the store's writer actor that Ray knows of as alive."""
+    actors = ray._private.state.actors().values()
+    return {a["Pid"] for a in actors if a["ActorClassName"] == "ReplayWriter" and a["State"] == "ALIVE"}
 
 
 def test_the_command_line_trains_smoke_across_two_nodes(tmp_path):
