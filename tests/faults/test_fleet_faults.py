@@ -225,6 +225,32 @@ def test_too_few_collectors_for_too_long_stop_the_run_with_both_limits(make):
             fleet.run(tasks(8))
 
 
+class Stuck(Committing):
+    """Its start hangs where it is asked to, once."""
+
+    def __init__(self, folder):
+        wish = Path(folder) / "stick"
+        if wish.exists():
+            wish.unlink()
+            time.sleep(3600.0)
+        super().__init__(folder)
+
+
+def test_a_start_that_hangs_is_found_and_replaced_alone(tmp_path):
+    (tmp_path / "stick").touch()
+    actor = ray.remote(num_cpus=0.5, max_restarts=0, concurrency_groups={WATCH: 1})(Stuck)
+    fleet = Fleet(lambda i: actor.remote(str(tmp_path)), FleetConfig(start_timeout_s=15.0))
+    try:
+        poll_until(fleet, lambda: fleet.healthy == 1)
+        sound = pids(fleet)
+        assert len(fleet.run(tasks(4))) == 4
+        poll_until(fleet, lambda: fleet.healthy == 2)
+        assert set(sound) < set(pids(fleet)) and fleet.status().causes == {"hung: at its start": 1}
+        assert "hung: no answer for fleet.start_timeout_s = 15 s" in fleet.totals.last_failure
+    finally:
+        fleet.stop()
+
+
 class Broken(Committing):
     def __init__(self):
         raise ImportError("no renderer here")
