@@ -38,7 +38,8 @@ _SETTINGS = (
     "experiment=smoke",
     "fleet.collectors=2",
     "fleet.max_restarts=1000000",
-    "fleet.hang_timeout_s=15",
+    # Ray's workers are of low priority: on a busy machine they stand still for some seconds.
+    "fleet.hang_timeout_s=60",
     # There is one node, and it is struck on purpose.
     "fleet.quarantine_s=0",
     # Caches of a size that the warm-up fills.
@@ -165,6 +166,7 @@ def _counts(soak: Soak, found: dict[str, float], minutes: float, seed: int) -> l
         _row("stops", "SIGSTOP", soak.striker.stops, "signals"),
         _row("failures", "tasks that the fleet gave out again", soak.fleet.totals.failures, "tasks"),
         _row("left_by_kills", "torn segments and temporary files, then swept", found["left_by_kills"], "files"),
+        _row("sockets_left", "driver, Ray's", soak.left["sockets_left"], "sockets"),
         _row("open_handles", "driver", statistics.fmean(n for _, n in settled) if settled else 0.0, "handles"),
     ]
 
