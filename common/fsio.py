@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 
-def fsync_path(path: Path) -> None:
+def fsync_path(path: Path | str) -> None:
     """Flush a file or a directory to the device."""
     fd = os.open(path, os.O_RDONLY)
     try:
@@ -18,13 +18,26 @@ def fsync_path(path: Path) -> None:
         os.close(fd)
 
 
-def fsync_all(paths: Iterable[Path], pool: ThreadPoolExecutor | None = None) -> None:
+def fsync_all(paths: Iterable[Path | str], pool: ThreadPoolExecutor | None = None) -> None:
     """Flush many files and directories; in parallel where a pool is given (2.6x faster for a segment of 31 files)."""
     if pool is None:
         for path in paths:
             fsync_path(path)
     else:
         list(pool.map(fsync_path, paths))
+
+
+def is_in_ram(path: Path) -> bool:
+    """Whether a file system without a device holds a path; False where the system does not tell."""
+    device = path.stat().st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text()
+    except OSError:
+        return False
+    # Number, parent, device, root, place, options, any more, "-", type, ...
+    types = {line.split(" - ", 1)[1].split()[0] for line in mounts.splitlines() if line.split()[2] == number}
+    return bool(types) and types <= {"tmpfs", "ramfs"}
 
 
 def create_only(path: Path, data: bytes) -> bool:

@@ -66,5 +66,6 @@ def wait_for_space(where: Where, nbytes: int, limits: DiskLimits) -> float:
             "not acknowledged is still buffered"
         )
     delay = limits.delay(left)
-    time.sleep(delay)
+    if delay:  # sleeping for no time gives the processor away all the same
+        time.sleep(delay)
     return delay

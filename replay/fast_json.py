@@ -26,3 +26,11 @@ def dumps(value: Any) -> str:
         return orjson.dumps(value).decode()
     except TypeError:  # numbers of more than 64 bits, text that is no Unicode
         return json.dumps(value)
+
+
+def dumps_indented(value: Any) -> bytes:
+    """JSON for people to look at; errors as `json.dumps`. The standard library indents in Python, 100 times slower."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_INDENT_2)
+    except TypeError:
+        return json.dumps(value, indent=2).encode()

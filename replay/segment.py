@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
+import os
 import struct
 import threading
 from collections.abc import Callable
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from common.episode import FIELDS, SCHEMA_VERSION, Episode, EpisodeMeta
 from common.errors import StoreError, bad_value
+from replay import fast_json
 from replay.checks import MAX_BYTES
 from replay.layout import FORMAT_VERSION, SEGMENT_FORMAT, ArraySpec, Signature, plan
 from replay.mapping import address_of, map_file
@@ -43,7 +44,7 @@ class Usage:
 
     def __init__(self) -> None:
         self.files, self.cached_bytes = 0, 0
-        self.whole: set[Path] = set()  # they are never changed, so one check is enough for as long as this lives
+        self.whole: set[str] = set()  # they are never changed, so one check is enough for as long as this lives
         self._lock = threading.Lock()
 
     def count(self, files: int, cached_bytes: int) -> None:
@@ -60,8 +61,8 @@ def _layout(fields: tuple[tuple[str, tuple[int, ...]], ...]) -> tuple[dict[str, 
     return specs, {field: spec for spec in specs.values() for field in spec.fields}
 
 
-def _refuse_link(path: Path) -> None:
-    if path.is_symlink():
+def _refuse_link(path: Path | str) -> None:
+    if os.path.islink(path):
         raise StoreError(f"{path} is a link: a segment holds its files itself")
 
 
@@ -87,13 +88,13 @@ class Segment:
         Raises:
             StoreError: if it is missing, not a segment, or of another format.
         """
-        self.path = path
+        self.path, self._top = path, str(path)
         self._usage = Usage() if usage is None else usage
         self._sums, self._renew = sums, renew
         try:
             for place in (path, path / "zarr.json"):
                 _refuse_link(place)
-            root = json.loads((path / "zarr.json").read_bytes())
+            root = fast_json.loads((path / "zarr.json").read_bytes())
             attributes = root["attributes"]
             own = {k: attributes.get(k) for k in ("format", "format_version", "schema_version")}
             expected = {"format": SEGMENT_FORMAT, "format_version": FORMAT_VERSION, "schema_version": SCHEMA_VERSION}
@@ -172,19 +173,20 @@ class Segment:
         return self._map(spec, cache)
 
     def _map(self, spec: ArraySpec, cache: bool) -> NDArray[Any]:
-        path, count = self.path / spec.name / spec.chunk_file, self._counts[spec.name]
+        name, count = f"{spec.name}/{spec.chunk_file}", self._counts[spec.name]
+        path = f"{self._top}/{name}"
         size = count * spec.row_bytes
         trailer = 16 * count + 4 if spec.sharded else 4
-        for place in (path.parent, path):
+        for place in (f"{self._top}/{spec.name}", path):
             _refuse_link(place)
         try:
-            with open(path, "rb") as f:
+            with open(path, "rb", buffering=0) as f:
                 # A map of a file that is too short would kill the process with a bus error when it is touched.
                 actual = f.seek(0, 2)
                 if actual != size + trailer:
                     raise StoreError(bad_value(f"size of {path}", actual, f"{size + trailer} bytes"))
                 f.seek(0)
-                mapped = np.frombuffer(f.read(), np.uint8) if cache else map_file(f.fileno(), actual)
+                mapped = np.frombuffer(f.readall(), np.uint8) if cache else map_file(f.fileno(), actual)
         except OSError as error:
             raise StoreError(f"array {path} cannot be read: {error}") from error
         tail = mapped[size:].tobytes()
@@ -193,13 +195,13 @@ class Segment:
             if tail != index + struct.pack("<I", google_crc32c.value(index)):
                 raise StoreError(f"shard index of {path} is damaged")
         if path not in self._usage.whole:
-            self._check(path, mapped, None if spec.sharded else tail)
+            self._check(name, mapped, None if spec.sharded else tail)
             self._usage.whole.add(path)
         return mapped[:size].view(spec.dtype).reshape(count, *spec.shape)
 
-    def _check(self, path: Path, data: NDArray[np.uint8], tail: bytes | None) -> None:
+    def _check(self, name: str, data: NDArray[np.uint8], tail: bytes | None) -> None:
         """Refuse a file that is not the one that was committed; `tail` is the sum that it carries itself, if any."""
-        name = str(path.relative_to(self.path))
+        path = f"{self._top}/{name}"
         if self._sums is not None:
             recorded = self._sums().get(name)
             if recorded is None:

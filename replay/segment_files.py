@@ -7,11 +7,10 @@ end), and every zarr library reads it.
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import google_crc32c
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.episode import Episode
+from replay import fast_json
 from replay.layout import ArraySpec, array_json, column_labels, group_json, labels_json, plan, signature
 from replay.storage import Parts, Storage, Sums
 
@@ -41,33 +41,48 @@ def write_segment(storage: Storage, segment: str, episodes: Sequence[Episode], p
     fields = signature(episodes[0])
     lengths = np.array([e.num_rows for e in episodes], np.int64)
     starts = np.cumsum(lengths) - lengths
-    arrays: dict[str, dict[str, Any]] = {}
-    files: dict[str, Callable[[], Parts]] = {}
-    for spec in plan(fields):
-        length = int(lengths.sum()) if spec.level == "step" else len(episodes)
-        arrays[spec.name] = array_json(spec, length)
-        files[f"{spec.name}/{spec.chunk_file}"] = partial(_array_parts, spec, episodes, starts, lengths)
-        if spec.form == "columns":
-            arrays[spec.dims[0]] = labels_json(spec)
-            files[f"{spec.dims[0]}/c.0"] = partial(_vlen_utf8, column_labels(spec))
+    specs, arrays, about = _about(tuple(fields.items()), int(lengths.sum()), len(episodes))
+    files: dict[str, Callable[[], Parts]] = {
+        f"{spec.name}/{spec.chunk_file}": partial(_array_parts, spec, episodes, starts, lengths) for spec in specs
+    }
     attributes = {
         "episode_id": [str(e.meta.id) for e in episodes],
         "kind": [e.meta.kind for e in episodes],
         "phase": [e.meta.phase for e in episodes],
     }
     files["zarr.json"] = partial(_json, group_json(fields, attributes, arrays))
-    for name, metadata in arrays.items():
-        files[f"{name}/zarr.json"] = partial(_json, metadata)
+    for name, data in about.items():
+        files[name] = partial(list, (data,))
     return storage.put_segment(segment, files, pool)
 
 
+@lru_cache(maxsize=64)
+def _about(
+    fields: tuple[tuple[str, tuple[int, ...]], ...], rows: int, episodes: int
+) -> tuple[list[ArraySpec], dict[str, dict[str, Any]], dict[str, bytes]]:
+    """What segments of one signature and size have in common: arrays, their metadata by name, and the content of the
+    files that hold no episodes. Collectors make many of them.
+    """
+    specs = plan(dict(fields))
+    arrays: dict[str, dict[str, Any]] = {}
+    files: dict[str, bytes] = {}
+    for spec in specs:
+        arrays[spec.name] = array_json(spec, rows if spec.level == "step" else episodes)
+        if spec.form == "columns":
+            arrays[spec.dims[0]] = labels_json(spec)
+            files[f"{spec.dims[0]}/c.0"] = _vlen_utf8(column_labels(spec))
+    for name, metadata in arrays.items():
+        files[f"{name}/zarr.json"] = fast_json.dumps_indented(metadata)
+    return specs, arrays, files
+
+
 def _json(value: Any) -> Parts:
-    return [json.dumps(value, indent=1).encode()]
+    return [fast_json.dumps_indented(value)]
 
 
-def _vlen_utf8(labels: Sequence[str]) -> Parts:
+def _vlen_utf8(labels: Sequence[str]) -> bytes:
     encoded = [label.encode() for label in labels]
-    return [struct.pack("<I", len(encoded)) + b"".join(struct.pack("<I", len(e)) + e for e in encoded)]
+    return struct.pack("<I", len(encoded)) + b"".join(struct.pack("<I", len(e)) + e for e in encoded)
 
 
 def _array_parts(

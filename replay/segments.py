@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 
 from common.errors import StoreError
-from replay.record import read_record
+from replay.record import Record, read_record
 from replay.segment import Segment, Usage
 from replay.storage import Sums, Where, open_storage
 
@@ -39,11 +39,16 @@ class OpenSegments:
         self.max_files = _max_maps()
         self.closings = 0  # counts how often segments were closed, for those who remember where arrays lie
         self._storage, self._ram_bytes, self._named = open_storage(where), ram_bytes, named
-        self._sums = lru_cache(_SUMS)(self._read_sums)
+        self._sums: dict[str, Sums] = {}  # the last ones that were told or read come last
         self._segments: dict[str, Segment] = {}
         self._used: dict[str, int] = {}
         self._clock = itertools.count()
         self._lock = threading.Lock()
+
+    def tell(self, record: Record) -> None:
+        """A record was just read: who opens its segment soon need not read it again."""
+        with self._lock:
+            self._remember(record.segment, record.files)
 
     @property
     def cache(self) -> bool:
@@ -80,7 +85,7 @@ class OpenSegments:
             pass
 
     def _open(self, path: str, record: tuple[str, int] | None) -> Segment:
-        sums = partial(self._sums, path, record)
+        sums = partial(self._sums_of, path, record)
         # Of a copy there is an original.
         renew = partial(self._storage.map_segment, path, sums, anew=True) if self._storage.folder is None else None
         try:
@@ -93,8 +98,21 @@ class OpenSegments:
         except OSError as error:
             raise StoreError(f"segment {path} cannot be fetched: {error.strerror} ({error.filename})") from error
 
-    def _read_sums(self, path: str, record: tuple[str, int] | None) -> Sums:
-        return read_record(self._storage, *(record or self._named(path))).files
+    def _sums_of(self, path: str, record: tuple[str, int] | None) -> Sums:
+        with self._lock:
+            known = self._sums.get(path)
+        if known is not None:
+            return known
+        found = read_record(self._storage, *(record or self._named(path))).files
+        with self._lock:
+            self._remember(path, found)
+        return found
+
+    def _remember(self, path: str, sums: Sums) -> None:
+        self._sums.pop(path, None)
+        self._sums[path] = sums
+        while len(self._sums) > _SUMS:
+            del self._sums[next(iter(self._sums))]
 
     def _close_oldest(self, keep: str) -> None:
         # Somewhat more than needed, so that not every call sorts.

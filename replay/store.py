@@ -168,12 +168,14 @@ class Store:
     def _record(self, writer: str, seq: int) -> Record | None:
         """A record; None where it was deleted because of a tombstone, also one that the view does not reach."""
         try:
-            return read_record(self.storage, writer, seq)
+            record = read_record(self.storage, writer, seq)
         except StoreError:
             self._graveyard.read()
             if self._graveyard.holds(writer, seq) and not self.storage.exists(record_name(writer, seq)):
                 return None
             raise
+        self._segments.tell(record)
+        return record
 
     def _committed(self, seen: Mapping[str, int]) -> dict[str, int]:
         """Records per writer in the storage; `seen` of them are known. Sequences have no gaps: a record is published

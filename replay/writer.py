@@ -23,6 +23,7 @@ from replay.tombstones import Graveyard
 
 _IO_THREADS = 16  # they wait for the disk, so their number has nothing to do with the number of cores
 _HASH_THREADS = 2
+_HASH_AT_ONCE = 1 << 18  # bytes: to hand fewer to a thread takes longer than to hash them
 
 
 class Ack(NamedTuple):
@@ -146,8 +147,13 @@ class SegmentWriter:
         """
         self._io()
         key = repr(signature(episode))
-        hashing = self._hashing.submit(episode.sha256)  # long done when the segment is full
-        self._buffers.setdefault(key, []).append(_Held(episode, episode.nbytes(), hashing, time.monotonic()))
+        nbytes = episode.nbytes()
+        if nbytes < _HASH_AT_ONCE:
+            hashing: Future[str] = Future()
+            hashing.set_result(episode.sha256())
+        else:
+            hashing = self._hashing.submit(episode.sha256)  # long done when the segment is full
+        self._buffers.setdefault(key, []).append(_Held(episode, nbytes, hashing, time.monotonic()))
         return self.poll()
 
     def poll(self) -> list[Ack]:

@@ -1,8 +1,11 @@
 import multiprocessing
+import os
+from types import SimpleNamespace
 
 import pytest
 
-from common.fsio import create_only, fsync_all, fsync_path, replace_atomically
+from common import fsio
+from common.fsio import create_only, fsync_all, fsync_path, is_in_ram, replace_atomically
 
 
 def test_create_only_publishes_once_and_leaves_nothing_else(tmp_path):
@@ -65,3 +68,21 @@ def test_flushing_wants_existing_paths(tmp_path):
     fsync_all([tmp_path / "a", tmp_path])
     with pytest.raises(FileNotFoundError):
         fsync_path(tmp_path / "missing")
+
+
+@pytest.mark.parametrize(
+    ("kind", "number", "in_ram"), [("tmpfs", "7:3", True), ("ext4", "7:3", False), ("tmpfs", "7:1", False)]
+)
+def test_a_file_system_in_ram_is_told_by_the_mount_of_the_path(tmp_path, monkeypatch, kind, number, in_ram):
+    mounts = f"25 1 8:1 / / rw - ext4 /dev/vda rw\n30 25 {number} / {tmp_path} rw,relatime shared:9 - {kind} some rw\n"
+    monkeypatch.setattr(fsio.Path, "read_text", lambda self: mounts)
+    monkeypatch.setattr(fsio.Path, "stat", lambda self: SimpleNamespace(st_dev=os.makedev(7, 3)))
+    assert is_in_ram(tmp_path) is in_ram
+
+
+def test_a_system_that_tells_no_mounts_is_taken_for_one_with_devices(tmp_path, monkeypatch):
+    def missing(self):
+        raise FileNotFoundError(str(self))
+
+    monkeypatch.setattr(fsio.Path, "read_text", missing)
+    assert not is_in_ram(tmp_path)

@@ -20,11 +20,13 @@ def test_both_read_what_the_other_writes(value: object) -> None:
     assert fast_json.loads(json.dumps(value)) == value
     assert json.loads(fast_json.dumps(value)) == value
     assert fast_json.loads(fast_json.dumps(value).encode()) == value
+    assert json.loads(fast_json.dumps_indented(value)) == value
 
 
 def test_what_the_fast_parser_refuses_is_read_all_the_same() -> None:
     assert math.isnan(fast_json.loads("NaN"))
     assert fast_json.loads('"\\ud800"') == "\ud800"
     assert json.loads(fast_json.dumps({"text": "\ud800", "number": 2**70})) == {"text": "\ud800", "number": 2**70}
+    assert json.loads(fast_json.dumps_indented({"number": 2**70})) == {"number": 2**70}
     with pytest.raises(ValueError, match="Expecting"):
         fast_json.loads("{x")

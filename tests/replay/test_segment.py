@@ -188,13 +188,13 @@ def test_a_file_is_checked_when_it_is_opened_first_and_only_then(tmp_path: Path,
             store.read_episode(entry)
     data[1000] ^= 1
     shard.write_bytes(data)
-    checks: list[Path] = []
+    checks: list[str] = []
     real = Segment._check
-    monkeypatch.setattr(Segment, "_check", lambda self, path, *rest: (checks.append(path), real(self, path, *rest))[1])
+    monkeypatch.setattr(Segment, "_check", lambda self, name, *rest: (checks.append(name), real(self, name, *rest))[1])
     store.read_rows(["image"], [entry], row, row)
     store._segments.close()
     store.read_rows(["image"], [entry], row, row)
-    assert checks == [shard]
+    assert checks == ["image/c.0.0.0.0"]
 
 
 def test_a_column_array_is_checked_by_its_own_sum_where_no_record_is_known(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ import google_crc32c
 import numpy as np
 import pytest
 
+import replay.storage_local
 from common.errors import StoreError
 from replay.storage import Listing, Storage, open_storage
 from replay.storage_local import LocalStorage
@@ -112,6 +114,35 @@ def test_a_segment_is_put_mapped_and_looked_at(storage: Storage) -> None:
         assert (now / "iou/c.0").read_bytes() == whole
     storage.delete_folder(segment)
     assert storage.files(segment) == {}
+
+
+@pytest.mark.parametrize("parts", [3, 3000])
+@pytest.mark.parametrize("in_ram", [False, True])
+def test_a_file_is_whole_however_little_one_write_moves(tmp_path: Path, monkeypatch, parts: int, in_ram: bool) -> None:
+    monkeypatch.setattr(replay.storage_local, "is_in_ram", lambda folder: in_ram)
+    real_writev, real_write = os.writev, os.write
+    monkeypatch.setattr(os, "writev", lambda file, blocks: real_writev(file, [blocks[0], blocks[1][:7]]))
+    monkeypatch.setattr(os, "write", lambda file, data: real_write(file, data[:11]))
+    storage = LocalStorage(tmp_path)
+    storage.make_folder("data")
+    rows = [np.arange(12, dtype=np.int64) + k for k in range(parts)]
+    with ThreadPoolExecutor(2) as pool:
+        sums = storage.put_segment(storage.new_segment("w"), {"x/c.0": lambda: [*rows, b""]}, pool)
+    body = b"".join(row.tobytes() for row in rows)
+    data = (tmp_path / "data/w.zarr/x/c.0").read_bytes()
+    assert data == body + google_crc32c.value(body).to_bytes(4, "little")
+    assert sums["x/c.0"] == {"bytes": len(data), "crc32c": google_crc32c.value(data)}
+
+
+def test_in_ram_no_thread_is_asked_to_write(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(replay.storage_local, "is_in_ram", lambda folder: folder == tmp_path)
+    pool = ThreadPoolExecutor(1)
+    pool.shutdown()  # from now on it refuses all work
+    storage = LocalStorage(tmp_path)
+    storage.make_folder("data")
+    files = {"zarr.json": lambda: [b"{}"], "x/c.0": lambda: [b"abc"]}
+    assert storage.put_segment(storage.new_segment("w"), files, pool).keys() == files.keys()
+    assert storage.files("data/w.zarr") == {"zarr.json": 2, "x/c.0": 3}
 
 
 def test_paths_and_urls_are_told_apart(tmp_path: Path) -> None:

@@ -70,6 +70,9 @@ def test_nothing_shows_before_refresh_and_refresh_reads_only_what_is_new(store: 
     )
     assert store.refresh() == {"w": 2, "v": 1}
     assert read == ["v/00000000.json", "w/00000001.json"]
+    del read[:]
+    store.read_rows(["mask"], store.select(), np.arange(3), np.zeros(3, np.int64))
+    assert read and not [name for name in read if name.startswith(("v/", "w/"))]  # their sums are known by now
 
 
 def test_refresh_upto_shows_exactly_a_position_also_backwards(store: Store) -> None:

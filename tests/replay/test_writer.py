@@ -7,6 +7,7 @@ import itertools
 import multiprocessing
 import os
 import signal
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from records import assert_same, make_episode
 
 import replay.storage_local
 import replay.writer
+from common.episode import Episode
 from common.errors import StoreError
 from replay.disk_space import DiskFullError
 from replay.index import Query
@@ -27,7 +29,9 @@ def store(tmp_path: Path) -> Store:
     return open_store(tmp_path / "s", "a", create=True)
 
 
-def test_every_file_and_folder_is_flushed_before_the_record_is_published(store: Store, monkeypatch) -> None:
+@pytest.mark.parametrize("in_ram", [False, True])
+def test_every_file_and_folder_is_flushed_before_the_record_is_published(store: Store, monkeypatch, in_ram) -> None:
+    monkeypatch.setattr(replay.storage_local, "is_in_ram", lambda folder: in_ram)
     flushed: set[str] = set()
     at_publish: list[set[str]] = []
     real_fsync, real_link = os.fsync, os.link
@@ -233,6 +237,17 @@ def test_killed_at_any_step_nothing_acked_is_lost_and_nothing_torn_is_read(store
     w.close()
     store.refresh()
     assert [int(e.id[-6:]) for e in store.select()] == list(range(len(acked) + 4))
+
+
+@pytest.mark.parametrize(("pixels", "elsewhere"), [(40, False), (400, True)])
+def test_only_large_episodes_are_hashed_by_another_thread(store: Store, monkeypatch, pixels, elsewhere) -> None:
+    threads, real = [], Episode.sha256
+    monkeypatch.setattr(Episode, "sha256", lambda self: (threads.append(threading.current_thread()), real(self))[1])
+    w = store.writer("w")
+    w.append(make_episode(size=pixels))
+    (ack,) = w.close()
+    assert [t is not threading.main_thread() for t in threads] == [elsewhere]
+    assert ack.sha256 == real(make_episode(size=pixels))
 
 
 def test_a_commit_publishes_last(store: Store, monkeypatch) -> None:
