@@ -133,3 +133,4 @@ class OpenSegments:
                 segment.close()
             self._segments.clear()
             self._used.clear()
+            self._sums.clear()
