@@ -16,6 +16,7 @@ from actors.scenes.suite import held_out_suite
 from actors.tasks import split
 from cluster.bench_scale_worker import SyntheticCollectors
 from cluster.config_loading import load_config
+from cluster.crew_member import WATCH
 from cluster.fleet import Fleet
 from cluster.imitation_rounds import ImitationRounds
 from cluster.program import Program, open_checkpoints
@@ -46,8 +47,8 @@ class Level:
         segments: committed.
         wall_s, wait_s: all of the time, and what of it the learner waited for collectors.
         cpu_s: of the driver's process, its sampling and Ray's threads included.
-        parts: CPU seconds of the driver's loop: "fleet" (giving tasks out, taking results in, watching), "index",
-            "limiter", "sampling".
+        parts: the same by who took it; of the loop's thread: "fleet" (giving tasks out, taking results in, watching),
+            "index", "limiter", "sampling" and "rest", and "threads": of all others, most of them Ray's.
         task_s: mean time of a task from its begin to its commit.
     """
 
@@ -61,8 +62,18 @@ class Level:
 
     @property
     def cost_s(self) -> float:
-        """CPU seconds of what grows with the segments: all parts but sampling."""
+        """CPU seconds of the driver's work: all parts but sampling, which makes the learner's batches."""
         return sum(v for k, v in self.parts.items() if k != "sampling")
+
+
+@dataclasses.dataclass(frozen=True)
+class Ingest:
+    """Records that a reader saw, in so many seconds, and the CPU seconds that writers and reader took for them."""
+
+    records: int
+    wall_s: float
+    writing_s: float
+    reading_s: float
 
 
 class TimedLearner(PhaseLearner):
@@ -109,7 +120,7 @@ def run_level(folder: Path, envs: int, seconds: float, task_s: float = TASK_S) -
     config = _config(folder, envs // ENVS_PER_COLLECTOR, f"phases.il.imitation.scenes_per_round={envs}")
     weights = initial_weights(config.network, config.seed)
     version = PolicyVersion(0, 0, weights_sha256(weights))
-    with _synthetic(config, task_s) as program:
+    with _synthetic(config, task_s) as (program, _):
         rounds = ImitationRounds(program, PHASE, TimedLearner(_UPDATE_S * task_s / TASK_S), lineage=0)
         rounds.total_rounds = 10**6
         rounds.prepare(0, weights, version)
@@ -124,21 +135,44 @@ def run_level(folder: Path, envs: int, seconds: float, task_s: float = TASK_S) -
         clocks.watch(rounds._sampler, "next", "sampling")
         before, totals = _records(program.store), dataclasses.replace(program.fleet.totals)
         tasks, busy = totals.tasks, program.fleet.totals.seconds["total"]
-        began, cpu, waited, number = time.perf_counter(), time.process_time(), 0.0, 1
+        began, cpu, loop = time.perf_counter(), time.process_time(), time.thread_time()
+        waited, number = 0.0, 1
         while time.perf_counter() - began < seconds or number < 3:
             waited += float(rounds.learn(number, weights, version, lambda: None)["wait_s"])
             number += 1
         program.store.refresh()
-        cpu, wall = time.process_time() - cpu, time.perf_counter() - began
+        cpu, loop, wall = time.process_time() - cpu, time.thread_time() - loop, time.perf_counter() - began
+        parts = clocks.seconds | {"threads": cpu - loop, "rest": loop - sum(clocks.seconds.values())}
         fleet = program.fleet.totals
         mean = (fleet.seconds["total"] - busy) / max(fleet.tasks - tasks, 1)
-        return Level(envs, _records(program.store) - before, wall, waited, cpu, dict(clocks.seconds), mean)
+        return Level(envs, _records(program.store) - before, wall, waited, cpu, parts, mean)
 
 
-def ingest(folder: Path, seconds: float) -> float:
-    """Records per second that a reader sees come in while collectors commit as fast as they can."""
+def ingest(folder: Path, writers: int, seconds: float) -> Ingest:
+    """Records that a reader sees come in while so many processes commit as fast as they can."""
+    config = _config(folder, writers)
+    with _synthetic(config, task_s=0.0, processes=writers) as (program, processes):
+        store = program.store
+        ray.get([p.commit.remote(0, 0.1) for p in processes])  # opens the writers
+        store.refresh()
+        began, start, reading = time.perf_counter(), _records(store), 0.0
+        loops = [p.commit.remote(1 + k, seconds) for k, p in enumerate(processes)]
+        under_way = loops
+        while under_way:
+            _, under_way = ray.wait(loops, num_returns=len(loops), timeout=_REFRESH_S)
+            cpu = time.thread_time()
+            store.refresh()
+            reading += time.thread_time() - cpu
+        wall, writing = time.perf_counter() - began, sum(cpu for _, cpu in ray.get(loops))
+        return Ingest(_records(store) - start, wall, writing, reading)
+
+
+def ingest_tasks(folder: Path, seconds: float) -> float:
+    """Records per second that a reader sees come in while collectors that render nothing do one task each after the
+    other.
+    """
     config = _config(folder, _INGEST_COLLECTORS)
-    with _synthetic(config, task_s=0.0) as program:
+    with _synthetic(config, task_s=0.0) as (program, _):
         fleet, store, number = program.fleet, program.store, 0
         work = None
         began, start = None, 0
@@ -187,20 +221,20 @@ def _config(folder: Path, collectors: int, *more: str) -> RunConfig:
 
 
 @contextlib.contextmanager
-def _synthetic(config: RunConfig, task_s: float) -> Iterator[Program]:
-    """A run's program whose collectors are played by a few processes."""
+def _synthetic(config: RunConfig, task_s: float, processes: int = PROCESSES) -> Iterator[tuple[Program, list[Any]]]:
+    """A run's program whose collectors are played by a few processes, and their handles."""
     count = config.fleet.collectors
-    slots = -(-count // min(PROCESSES, count))
+    slots = -(-count // min(processes, count))
     with RunDirectory(config) as directory, contextlib.ExitStack() as stack:
         store = open_store(directory.path / "store", "a", create=True)
         stack.callback(store.close)
         location = store_location(str(directory.path / "store"))
         metrics = MetricsLog(directory.path / "metrics.jsonl")
         stack.callback(metrics.close)
-        actor = ray.remote(num_cpus=0, max_concurrency=slots + 2)(SyntheticCollectors)
+        actor = ray.remote(num_cpus=0, max_concurrency=slots + 2, concurrency_groups={WATCH: 1})(SyntheticCollectors)
         opener = functools.partial(open_writer, location, None, config.replay)
-        processes = [actor.remote(opener, f"s{k}", slots, task_s) for k in range(min(PROCESSES, count))]
-        fleet = Fleet(lambda index, **_: processes[index % len(processes)], config.fleet)
+        actors = [actor.remote(opener, f"s{k}", slots, task_s) for k in range(min(processes, count))]
+        fleet = Fleet(lambda index, **_: actors[index % len(actors)], config.fleet)
         stack.callback(fleet.stop)
         checkpoints = open_checkpoints(config, directory)
-        yield Program(config, directory, store, fleet, held_out_suite(config), checkpoints, metrics)
+        yield Program(config, directory, store, fleet, held_out_suite(config), checkpoints, metrics), actors

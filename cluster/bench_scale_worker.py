@@ -7,6 +7,7 @@ be, and each task sleeps for as long as its environments would take.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import queue
 import time
@@ -43,6 +44,12 @@ class SyntheticCollectors:
         for slot in range(slots):
             self._idle.put((f"{name}-{slot:03d}", None))
         self._template = template()
+        self._steps = itertools.count()
+        self._progress = 0
+
+    def progress(self) -> tuple[int, int]:
+        """A number that grows while tasks begin and end, and resident memory [B]; for who watches."""
+        return self._progress, _rss_bytes()
 
     def ping(self) -> str:
         """Answer."""
@@ -55,6 +62,7 @@ class SyntheticCollectors:
     def run(self, task: Task, weights: Any = None) -> TaskResult:
         """Do a task: wait as long as rendering it would take, and commit its episodes."""
         began = time.perf_counter()
+        self._progress = next(self._steps)
         name, writer = self._idle.get()
         try:
             writer = self._open(name) if writer is None else writer
@@ -69,12 +77,33 @@ class SyntheticCollectors:
         finally:
             self._idle.put((name, writer))
         now = time.perf_counter()
+        self._progress = next(self._steps)
         spent = {"total": now - began, "store": now - stored}
         return TaskResult(tuple(ids), rows, rows, spent, name, _rss_bytes())
 
-    def cpu_s(self) -> float:
-        """CPU seconds of this process so far."""
-        return time.process_time()
+    def commit(self, round: int, seconds: float) -> tuple[int, float]:
+        """Commit segments of 8 episodes for so long, as fast as one writer can and nobody asks for them.
+
+        Args:
+            round: of the episodes' ids, so that each call has its own.
+            seconds: for how long.
+
+        Returns:
+            Segments, and CPU seconds of this process meanwhile.
+        """
+        name, writer = self._idle.get()
+        try:
+            writer = self._open(name) if writer is None else writer
+            until, cpu, count = time.perf_counter() + seconds, time.process_time(), 0
+            while time.perf_counter() < until:
+                task = Task("pairs", "il", 0, round, ROWS * count, ROWS * count + ROWS, policy="uniform")
+                for episode in episodes(self._template, task, name):
+                    writer.append(episode)
+                writer.flush()
+                count += 1
+            return count, time.process_time() - cpu
+        finally:
+            self._idle.put((name, writer))
 
     def close(self) -> None:
         """Close the writers, when no task is under way."""
