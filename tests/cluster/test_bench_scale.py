@@ -130,7 +130,7 @@ def test_progress_grows_with_every_task(collectors):
 
 @pytest.mark.slow
 def test_the_loop_of_a_run_over_synthetic_collectors(tmp_path):
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
         found = run_level(tmp_path / "level", 3 * ENVS_PER_COLLECTOR, 0.5, task_s=0.1)
         store = open_store(tmp_path / "level" / "run" / "store")

@@ -151,7 +151,7 @@ def test_ray_addresses_that_nobody_or_no_ray_answers() -> None:
 def test_a_real_ray_cluster_is_reachable() -> None:
     import ray
 
-    context = ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    context = ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     try:
         checks = check_cluster(context.address_info["gcs_address"], 60.0)
     finally:

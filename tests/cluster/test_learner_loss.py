@@ -92,7 +92,7 @@ def test_what_a_fresh_learner_would_meet_again_stops_the_run(tmp_path, monkeypat
 def test_a_killed_learner_process_is_replaced_within_its_time(tmp_path):
     import ray
 
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     replaced = []
 
     def kill_once(program, run):
