@@ -103,5 +103,5 @@ def test_twenty_kills_change_nothing(tmp_path):
     finish(tmp_path / "run")
     assert outcome(tmp_path / "run") == expected
     attempts = json.loads((tmp_path / "run" / "config.json").read_text())["attempt"]
-    assert attempts > KILLS - hit.count("the report")
+    assert attempts == KILLS  # the first start is number 0
     assert set(PHASES) <= set(hit)
