@@ -142,6 +142,15 @@ def test_draining_drops_the_queue_and_leaves_nothing_under_way(written):
     assert len(fleet.run(tasks(2))) == 2
 
 
+def test_a_spare_takes_the_task_of_a_lost_collector_before_that_is_replaced(written):
+    fleet = written({0: [DIED]})
+    fleet.start(tasks(1))
+    assert set(fleet._crew.sent) == {0}
+    fleet._crew.up = [1]
+    fleet.poll(0.0)
+    assert set(fleet._crew.sent) == {1} and fleet._crew.order == [0, 0] and fleet.totals.failures == 1
+
+
 def test_the_loss_of_an_idle_collector_is_counted(written):
     fleet = written()
     fleet._crew.idle_losses = [Loss(1, Cause("hung"), "collector 1 hung")]
