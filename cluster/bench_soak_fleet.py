@@ -15,7 +15,7 @@ from typing import Any
 
 import ray
 
-from actors.tasks import Task, split
+from actors.tasks import Task, TaskResult, split
 from cluster.bench_soak_blows import Striker, draw_blows
 from cluster.bench_soak_ledger import Ledger
 from cluster.bench_soak_processes import (
@@ -106,7 +106,7 @@ class Soak:
         first = self._start_round()
         self.fleet.wait(first)  # on a busy machine a start takes long, and is no part of the time
         began = time.monotonic()
-        flying = [first]
+        flying, told = [first], dict[int, set[int]]()
         due = {"round": 0.0, "update": 0.0, "retain": _RETAIN_S, "sample": 0.0}
         every = min(5.0, self._seconds / 200.0)
         while (now := time.monotonic() - began) < self._seconds or flying:
@@ -115,10 +115,13 @@ class Soak:
                 due["round"] = now + _ROUND_S
                 flying.append(self._start_round())
             self.fleet.poll(0.02)
-            for work in [w for w in flying if w.done]:
-                flying.remove(work)
-                self.ledger.acknowledged(i for r in work.results if r is not None for i in r.episode_ids)
-                self._groups = self._groups or self._make_groups()
+            for work in list(flying):
+                # As soon as a task is done: retention may take the first ones of a round whose last one hangs.
+                self.ledger.acknowledged(i for r in _new(work, told) for i in r.episode_ids)
+                if work.done:
+                    flying.remove(work)
+                    told.pop(id(work))
+                    self._groups = self._groups or self._make_groups()
             if self.striker.due(now):
                 self.striker.strike(now, [p for p in descendants() if p.role])
             if self._groups and now >= due["update"]:
@@ -190,6 +193,14 @@ class Soak:
             print(f"handles that stay open: {more}", file=sys.stderr)
         self.left["leaked_processes"] = _count_left(lambda: len(descendants()))
         self.left["shared_memory_left"] = len(still_there(self._mapped))
+
+
+def _new(work: Work, told: dict[int, set[int]]) -> list[TaskResult]:
+    """Results that came since the last call; `told` has, by round, those before."""
+    before = told.setdefault(id(work), set())
+    found = {i: r for i, r in enumerate(work.results) if r is not None and i not in before}
+    before |= found.keys()
+    return list(found.values())
 
 
 def _count_left(count: Callable[[], int]) -> float:
