@@ -44,7 +44,9 @@ class Usage:
 
     def __init__(self) -> None:
         self.files, self.cached_bytes = 0, 0
-        self.whole: set[str] = set()  # they are never changed, so one check is enough for as long as this lives
+        # By segment, a bit for each array that was found whole: it is never changed, so one check is enough. Deleted
+        # segments stay in it, which is why it is small.
+        self.whole: dict[str, int] = {}
         self._lock = threading.Lock()
 
     def count(self, files: int, cached_bytes: int) -> None:
@@ -194,9 +196,10 @@ class Segment:
             index = shard_index(count, spec.row_bytes)
             if tail != index + struct.pack("<I", google_crc32c.value(index)):
                 raise StoreError(f"shard index of {path} is damaged")
-        if path not in self._usage.whole:
+        bit = 1 << list(self._specs).index(spec.name)
+        if not self._usage.whole.get(self._top, 0) & bit:
             self._check(name, mapped, None if spec.sharded else tail)
-            self._usage.whole.add(path)
+            self._usage.whole[self._top] = self._usage.whole.get(self._top, 0) | bit
         return mapped[:size].view(spec.dtype).reshape(count, *spec.shape)
 
     def _check(self, name: str, data: NDArray[np.uint8], tail: bytes | None) -> None:
