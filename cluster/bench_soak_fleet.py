@@ -199,7 +199,7 @@ def _new(work: Work, told: dict[int, set[int]]) -> list[TaskResult]:
     """Results that came since the last call; `told` has, by round, those before."""
     before = told.setdefault(id(work), set())
     found = {i: r for i, r in enumerate(work.results) if r is not None and i not in before}
-    before |= found.keys()
+    before.update(found)
     return list(found.values())
 
 
