@@ -96,7 +96,8 @@ class OpenSegments:
                     raise
                 return Segment(renew(), self.usage, sums, renew)
         except OSError as error:
-            raise StoreError(f"segment {path} cannot be fetched: {error.strerror} ({error.filename})") from error
+            why = f"{error.strerror} ({error.filename})"
+            raise StoreError(f"segment {path} of store {self._storage.url} cannot be fetched: {why}") from error
 
     def _sums_of(self, path: str, record: tuple[str, int] | None) -> Sums:
         with self._lock:

@@ -150,7 +150,8 @@ def interrupted(arguments: list[str], is_under_way: Callable[[], bool]) -> tuple
 def test_ctrl_c_leaves_the_stores_valid(tmp_path: Path, verb: str) -> None:
     store = open_store(tmp_path / "s", "a", create=True)
     w = store.writer("w", max_episodes=1 if verb == "prune" else 15)
-    for env in range(150):
+    episodes = 150 if verb == "prune" else 600
+    for env in range(episodes):
         w.append(evaluated(env))
     w.close()
     arguments = {
@@ -171,4 +172,4 @@ def test_ctrl_c_leaves_the_stores_valid(tmp_path: Path, verb: str) -> None:
     assert find_faults(touched) == []
     left = open_store(touched)
     left.refresh()
-    assert len(left.select()) == (150 if verb == "merge" else 1)
+    assert len(left.select()) == (episodes if verb == "merge" else 1)
