@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -22,6 +21,7 @@ from common.config import RunConfig
 from common.episode import Episode
 from common.errors import RendererLostError
 from common.identity import PolicyVersion, weights_sha256
+from common.processes import rss_bytes
 from common.role_events import Captured
 from replay.location import EpisodeWriter
 
@@ -86,7 +86,7 @@ class Collector:
         # Whoever waits for the store waits for a limit of its own (replay.send_timeout_s); a slow disk is no hang.
         # So does a new render server (renderer.cold_start_s, warm_start_s).
         self._questions += int(self._storing or waits_for_server(self._shop.renderer))
-        return self._shop.progress + self._questions, _rss_bytes()
+        return self._shop.progress + self._questions, rss_bytes()
 
     def run(self, task: Task, weights: Mapping[str, NDArray[Any]] | None = None) -> TaskResult:
         """Do a task; everything is committed when it returns.
@@ -130,7 +130,7 @@ class Collector:
         spent |= {"store": storing, "total": time.perf_counter() - began}
         spent |= {f"store_{k}": v - waits[k] for k, v in self._writer.waits().items()}
         events = self._events.take(collector=self._name, host=socket.gethostname())
-        return TaskResult(tuple(ids), shop.frames - frames, rows, spent, self._name, _rss_bytes(), events)
+        return TaskResult(tuple(ids), shop.frames - frames, rows, spent, self._name, rss_bytes(), events)
 
     def _store(self, call: Callable[..., Any], *args: Episode) -> float:
         """Call the writer; returns the seconds that it took."""
@@ -165,8 +165,3 @@ def _max_envs(config: RunConfig) -> int:
         sizes += [phase.imitation.scenes_per_round, phase.imitation.dagger_envs, phase.ppo.envs]
         sizes += [phase.self_imitation.episodes] if phase.kind == "self_imitation" else []
     return int(np.ceil(max(sizes) / config.fleet.shards)) + 1
-
-
-def _rss_bytes() -> int:
-    with open("/proc/self/statm") as f:
-        return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

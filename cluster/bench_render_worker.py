@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ import numpy as np
 
 from cluster import bench_render_cuda, bench_render_peers, bench_render_scene
 from cluster.bench_render_scene import CAMERAS, Workload, fresh_meshes, workload
+from common.processes import rss_bytes
 from common.protocols import Channel
 from common.scene import SceneSpec
 
@@ -130,7 +130,7 @@ def memory(job: dict[str, Any]) -> Answer:
     lens = bench_render_scene.intrinsics(job["size"])[:1]
     for env in range(len(scenes)):
         renderer.render(np.array([env]), work.world_T_cam[:1], lens, (job["size"], job["size"]), _CHANNELS)
-    return {"rss": _rss(), "nbytes": renderer.nbytes()}
+    return {"rss": rss_bytes(), "nbytes": renderer.nbytes()}
 
 
 def opengl(job: dict[str, Any]) -> Answer:
@@ -142,12 +142,6 @@ def opengl(job: dict[str, Any]) -> Answer:
 
     # The context lives as long as `draw` does.
     return {"renderer": GL.glGetString(GL.GL_RENDERER).decode()}
-
-
-def _rss() -> int:
-    """Resident bytes of this process now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
 
 
 _TASKS: dict[str, Callable[[dict[str, Any]], Answer]] = {

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
 import queue
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from actors.tasks import Task, TaskResult
 from common.episode import FIELDS, Episode, EpisodeMeta
 from common.identity import EpisodeId
+from common.processes import rss_bytes
 from common.rng import Purpose, philox
 from replay.location import EpisodeWriter
 
@@ -49,7 +49,7 @@ class SyntheticCollectors:
 
     def progress(self) -> tuple[int, int]:
         """A number that grows while tasks begin and end, and resident memory [B]; for who watches."""
-        return self._progress, _rss_bytes()
+        return self._progress, rss_bytes()
 
     def ping(self) -> str:
         """Answer."""
@@ -79,7 +79,7 @@ class SyntheticCollectors:
         now = time.perf_counter()
         self._progress = next(self._steps)
         spent = {"total": now - began, "store": now - stored}
-        return TaskResult(tuple(ids), rows, rows, spent, name, _rss_bytes())
+        return TaskResult(tuple(ids), rows, rows, spent, name, rss_bytes())
 
     def commit(self, round: int, seconds: float) -> tuple[int, float]:
         """Commit segments of 8 episodes for so long, as fast as one writer can and nobody asks for them.
@@ -141,8 +141,3 @@ def _values(rng: np.random.Generator, dtype: str, shape: tuple[int, ...]) -> NDA
     if dtype == "uint8":
         return rng.integers(0, 256, shape, np.uint8)
     return np.asarray(rng.standard_normal(shape)).astype(dtype)
-
-
-def _rss_bytes() -> int:
-    with open("/proc/self/statm") as f:
-        return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -10,6 +10,8 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from common.processes import process_stat
+
 # How Ray names the processes of our actors; while one starts, ".__init__" follows.
 _STARTING = ".__init__"
 ROLES = {"ray::Collector": "collectors", "ray::ReplayWriter": "writer"}
@@ -47,12 +49,12 @@ def descendants() -> list[Process]:
     children: dict[int, list[Process]] = collections.defaultdict(list)
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it ended meanwhile
-            fields = (folder / "stat").read_text().rsplit(")", 1)[1].split()
-            if fields[0] not in "ZX":
+            stat = process_stat(int(folder.name))
+            if stat.state not in "ZX":
                 name = (folder / "cmdline").read_bytes().decode(errors="replace")
                 role = next((r for start, r in ROLES.items() if name.startswith(start)), "")
                 role = "" if _STARTING in name else role
-                children[int(fields[1])].append(Process(int(folder.name), int(fields[19]), role))
+                children[stat.parent].append(Process(int(folder.name), stat.born, role))
     found, parents = [], [os.getpid()]
     while parents:
         below = children.get(parents.pop(), [])
@@ -71,8 +73,8 @@ def reap() -> None:
 def _zombies() -> Iterator[int]:
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            fields = (folder / "stat").read_text().rsplit(")", 1)[1].split()
-            if fields[0] == "Z" and int(fields[1]) == os.getpid():
+            found = process_stat(int(folder.name))
+            if found.state == "Z" and found.parent == os.getpid():
                 yield int(folder.name)
 
 

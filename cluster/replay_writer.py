@@ -23,11 +23,11 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.crew_member import WATCH
-from cluster.status import rss_bytes
 from cluster.supervision_processes import whereabouts
 from cluster.versions import CODE, OtherCodeError, check_code, refusal, versions
 from common.episode import Episode
 from common.errors import StoreError
+from common.processes import rss_bytes
 from common.replay_config import ReplayConfig
 from replay.disk_space import DiskLimits
 from replay.location import EpisodeWriter, StoreLocation, locate

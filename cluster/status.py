@@ -18,6 +18,7 @@ from typing import Any
 
 from cluster.role_status import RoleStatus
 from common.errors import ServofleetError, bad_value
+from common.processes import process_stat
 
 FILE = "status.json"
 VERSION = 1
@@ -166,14 +167,7 @@ def process(pid: int) -> tuple[str, int] | None:
     the machine's start]; None where there is none.
     """
     try:
-        # The name, in parentheses, may hold anything.
-        after = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        found = process_stat(pid)
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return after[0], int(after[19])
-
-
-def rss_bytes() -> int:
-    """Resident memory of this process."""
-    with open("/proc/self/statm") as f:
-        return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return found.state, found.born

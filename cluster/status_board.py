@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.draining import Drained
 from cluster.role_status import RoleStatus
-from cluster.status import RoleRates, RunStatus, own_process, rss_bytes, utc, write_status
+from cluster.status import RoleRates, RunStatus, own_process, utc, write_status
 from cluster.status_numbers import (
     as_metrics,
     limiter_numbers,
@@ -26,6 +26,7 @@ from cluster.status_numbers import (
     replay_counts,
 )
 from cluster.status_writer import WriterWatch
+from common.processes import rss_bytes
 from common.role_events import cause, tell
 
 if TYPE_CHECKING:

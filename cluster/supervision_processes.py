@@ -22,6 +22,7 @@ import ray
 from ray.exceptions import ActorUnavailableError, NodeDiedError, OutOfMemoryError, RayActorError, RayError, RayTaskError
 
 from cluster.supervision import Cause
+from common.processes import process_stat
 
 _PIDFD_GET_INFO, _PIDFD_INFO_EXIT = 0xC040FF0B, 1 << 3  # linux/pidfd.h; the exit status since Linux 6.15
 _EXIT_STATUS_S = 0.2
@@ -47,7 +48,7 @@ class Whereabouts:
 def whereabouts(_actor: object = None) -> Whereabouts:
     """Of this process; Ray runs it in an actor."""
     node = ray.get_runtime_context().get_node_id()
-    return Whereabouts(node, _space(), os.getpid(), _born(os.getpid()))
+    return Whereabouts(node, _space(), os.getpid(), process_stat(os.getpid()).born)
 
 
 def open_process(where: Whereabouts) -> int | None:
@@ -59,7 +60,7 @@ def open_process(where: Whereabouts) -> int | None:
     except OSError:
         return None
     try:
-        if _born(where.pid) == where.born:
+        if process_stat(where.pid).born == where.born:
             return descriptor
     except OSError:  # gone meanwhile
         pass
@@ -145,7 +146,3 @@ def node_of(actor: ray.actor.ActorHandle) -> str:
 
 def _space() -> str:
     return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
-
-
-def _born(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19])

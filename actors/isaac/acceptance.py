@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 
 from actors.isaac.folders import cache_root, claim_folder
-from actors.isaac.memory import resident_bytes
 from actors.isaac.renderer import IsaacConfig, IsaacRenderer
 from actors.isaac.version import installed_version, list_gpus
 from actors.scenes.shapes import build_mesh
 from common.errors import ServofleetError
 from common.geometry import intrinsics_from_fov, inverse_pose, look_at, make_pose, so3_exp, transform_points
+from common.processes import rss_bytes
 from common.protocols import F64, Channel, Frames
 from common.rng import Purpose, philox
 from common.scene import Light, SceneObject, SceneSpec, Shape, Symmetry, Texture
@@ -189,7 +189,7 @@ def measure_leak(probe: Probe, resets: int = 200) -> dict[str, Any]:
         probe.renderer.reset(np.array([0]), [scene(made)])
         probe.draw(poses)
         if k in (resets // 10, resets - 1):
-            points.append((resident_bytes(), gpu_used_mib(), probe.renderer.prim_count()))
+            points.append((rss_bytes(), gpu_used_mib(), probe.renderer.prim_count()))
     (rss, vram, prims), (rss_end, vram_end, prims_end) = points[0], points[-1]
     return {
         "resets": resets,

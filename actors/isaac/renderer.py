@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,14 +14,15 @@ from actors.isaac.camera import usd_camera
 from actors.isaac.canary import check_canary
 from actors.isaac.frames import instance_ids, label_names, metres
 from actors.isaac.freshness import STAMPS, Freshness
-from actors.isaac.memory import resident_bytes
 from actors.isaac.pictures import PictureFiles
-from actors.isaac.requests import Pass, check_channels, check_env_ids, check_size, check_views, passes
+from actors.isaac.requests import Pass, check_reach, check_size, passes
 from actors.isaac.stage import REACH, Room, Stage, label_of
 from actors.isaac.tiles import Tiles
 from actors.isaac.translate import SceneEdits, translate, translate_light
-from actors.scenes.checks import assets_of, check_asset, check_scene
+from actors.render_requests import KnownAssets, check_cameras, check_channels, check_env_ids, check_reset, count_frames
+from actors.scenes.checks import assets_of, check_scene
 from common.errors import SceneError, bad_value
+from common.processes import rss_bytes
 from common.protocols import F32, F64, I32, I64, U8, Channel, Frames
 from common.scene import SceneSpec
 
@@ -93,8 +92,7 @@ class IsaacRenderer:
         self._app: App | None = start(
             AppConfig(config.folder / "kit", config.cpu_threads, config.allow_unsupported_gpu)
         )
-        self._assets: ChainMap[str, Any] = ChainMap()
-        self._checked: set[str] = set()
+        self._assets = KnownAssets()
         self._scenes: dict[int, tuple[SceneSpec, SceneEdits]] = {}
         self._frames: I64 = np.zeros(config.max_envs, dtype=np.int64)
         self.unexplained = self.resets = 0
@@ -108,7 +106,7 @@ class IsaacRenderer:
         check_canary(self, config.size)
         self._scenes.clear()
         self.unexplained = self.resets = 0
-        self._baseline = resident_bytes()
+        self._baseline = rss_bytes()
 
     def load(self, assets: Mapping[str, Any]) -> None:
         """Make imported meshes and pictures known, as `actors.rasteriser.renderer.WarpRenderer.load` does.
@@ -116,20 +114,12 @@ class IsaacRenderer:
         Raises:
             SceneError: if a mesh of a plain dict is malformed; then nothing was loaded.
         """
-        if isinstance(assets, dict):
-            for name, asset in assets.items():
-                check_asset(name, asset)
-            self._checked.update(assets)
-        self._assets.maps.insert(0, assets)  # type: ignore[arg-type]
+        self._assets.load(assets)
 
     def reset(self, env_ids: I64, scenes: Sequence[SceneSpec]) -> None:
         """Build `scenes[i]` in environment `env_ids[i]`; see `common.protocols.Renderer.reset`."""
         self._open()
-        ids = check_env_ids(env_ids, self._config.max_envs).tolist()
-        if len(scenes) != len(ids):
-            raise SceneError(bad_value("len(scenes)", len(scenes), f"len(env_ids) = {len(ids)}"))
-        if len(set(ids)) != len(ids):
-            raise SceneError(bad_value("env_ids", ids, "each environment once"))
+        ids = check_reset(env_ids, scenes, self._config.max_envs).tolist()
         made = []
         for env, scene in zip(ids, scenes, strict=True):
             try:
@@ -161,7 +151,8 @@ class IsaacRenderer:
                 raise SceneError(f"environment {env} has no scene: reset it first")
         check_size(size, self._config.size)
         check_channels(channels)
-        check_views(poses, intr, len(ids))
+        check_cameras(poses, intr, len(ids))
+        check_reach(poses)
         lenses = [usd_camera(row, self._config.size, self._config.allow_offsets) for row in intr]
         shape = (len(ids), *self._config.size)
         rgb = np.zeros((*shape, 3), dtype=np.uint8) if "rgb" in channels else None
@@ -173,13 +164,13 @@ class IsaacRenderer:
             for camera, row in enumerate(batch.rows):
                 self._stage.aim(camera, int(ids[row]), poses[row], lenses[row])
             self._read(batch, ids, self._freshness.settle(), rgb, instance, depth)
-        return Frames(rgb, instance, depth, self._count(ids), poses)
+        return Frames(rgb, instance, depth, count_frames(self._frames, ids), poses)
 
     def recycling_reason(self) -> str:
         """Why this process should be replaced by a fresh one, "" if it need not; Kit's memory creeps."""
         if self.resets >= self._config.recycle_resets:
             return f"{self.resets} resets, of {self._config.recycle_resets}"
-        grown = resident_bytes() / self._baseline
+        grown = rss_bytes() / self._baseline
         if grown > self._config.recycle_growth:
             return f"memory is {grown:.2f} of that after the start, {self._config.recycle_growth:g} is allowed"
         return ""
@@ -212,13 +203,9 @@ class IsaacRenderer:
 
     def _translate(self, scene: SceneSpec) -> SceneEdits:
         found: dict[str, Any] = {}
-        for name in sorted(assets_of(scene)):
-            with contextlib.suppress(KeyError):  # what is missing is for the scene's check to name
-                found[name] = self._assets[name]
+        self._assets.find(assets_of(scene), found)
         check_scene(scene, found)
-        for name in sorted(set(found) - self._checked):
-            check_asset(name, found[name])
-            self._checked.add(name)
+        self._assets.check_new(found)
         for obj in scene.objects:
             if np.abs(obj.pose()[:3, 3]).max() > REACH:
                 at = obj.pose()[:3, 3].tolist()
@@ -244,10 +231,3 @@ class IsaacRenderer:
                 labels = {label_of(env, slot): k for slot, k in self._scenes[env][1].instances.items()}
                 instance[row], unknown = instance_ids(tiles[camera, ..., 0], names, labels)
                 self.unexplained += unknown
-
-    def _count(self, ids: I64) -> I64:
-        out = np.empty(len(ids), dtype=np.int64)
-        for i, env in enumerate(ids.tolist()):
-            out[i] = self._frames[env]
-            self._frames[env] += 1
-        return out

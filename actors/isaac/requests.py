@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import get_args
 
 import numpy as np
 
 from actors.isaac.stage import REACH
-from actors.scenes.checks import is_rigid
 from common.errors import SceneError, bad_value
-from common.protocols import F64, I64, Channel
+from common.protocols import F64
 from common.scene import Light
 
 
@@ -23,32 +21,13 @@ class Pass:
     rows: tuple[int, ...]
 
 
-def check_env_ids(env_ids: I64, envs: int) -> I64:
-    """The ids as i64 (N,).
+def check_reach(poses: F64) -> None:
+    """Check positions of camera poses (N, 4, 4).
 
     Raises:
-        SceneError: if they are not numbers 0 .. envs-1.
+        SceneError: if one is further from its environment than `REACH`.
     """
-    ids = np.asarray(env_ids)
-    if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
-        raise SceneError(bad_value("env_ids", f"{ids.dtype} {ids.shape}", "integers (N,)"))
-    if len(ids) and (ids.min() < 0 or ids.max() >= envs):
-        raise SceneError(bad_value("env_ids", ids.tolist(), f"0 .. {envs - 1}"))
-    return ids.astype(np.int64)
-
-
-def check_views(poses: F64, intrinsics: F64, count: int) -> None:
-    """Check camera poses (N, 4, 4) and intrinsics (N, 4).
-
-    Raises:
-        SceneError: if one is not finite, not rigid, not positive, or further from its environment than `REACH`.
-    """
-    if poses.shape != (count, 4, 4) or not np.isfinite(poses).all() or not is_rigid(poses).all():
-        raise SceneError(bad_value("world_T_cam", f"shape {poses.shape}", f"finite rigid poses ({count}, 4, 4)"))
-    if intrinsics.shape != (count, 4) or not np.isfinite(intrinsics).all() or (intrinsics[:, :2] <= 0.0).any():
-        allowed = f"finite ({count}, 4), focal lengths > 0"
-        raise SceneError(bad_value("intrinsics", f"shape {intrinsics.shape}", allowed))
-    far = np.abs(poses[:, :3, 3]).max(axis=1) > REACH if count else np.zeros(0, bool)
+    far = np.abs(poses[:, :3, 3]).max(axis=1) > REACH if len(poses) else np.zeros(0, bool)
     if far.any():
         worst = poses[np.argmax(far), :3, 3].tolist()
         raise SceneError(bad_value("camera position", worst, f"within {REACH:g} m of the origin: cells are isolated"))
@@ -62,16 +41,6 @@ def check_size(size: tuple[int, int], allowed: tuple[int, int]) -> None:
     """
     if (int(size[0]), int(size[1])) != allowed:
         raise SceneError(bad_value("size", tuple(size), f"{allowed}: one size of tiles in the life of a process"))
-
-
-def check_channels(channels: Sequence[Channel]) -> None:
-    """Refuse unknown channels, and none.
-
-    Raises:
-        SceneError: naming them.
-    """
-    if not channels or any(c not in get_args(Channel) for c in channels):
-        raise SceneError(bad_value("channels", list(channels), f"one or more of {get_args(Channel)}"))
 
 
 def passes(lights: Sequence[Light], most: int) -> list[Pass]:

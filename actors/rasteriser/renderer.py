@@ -7,21 +7,19 @@ metres away. Edges in rgb are smoothed with four samples; instance ids and depth
 
 from __future__ import annotations
 
-import contextlib
-from collections import ChainMap
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import warp as wp
-from numpy.typing import NDArray
 
 from actors.rasteriser import kernels as warp_kernels
 from actors.rasteriser.frames import DeviceFrames
 from actors.rasteriser.launch import Launcher
 from actors.rasteriser.layout import Tables
 from actors.rasteriser.tables import SceneTables
-from actors.scenes.checks import assets_of, check_asset, check_scene, is_rigid
+from actors.render_requests import KnownAssets, check_cameras, check_channels, check_env_ids, check_reset, count_frames
+from actors.scenes.checks import assets_of, check_scene
 from common.errors import SceneError, bad_value
 from common.protocols import F64, I64, Channel, Frames
 from common.scene import SceneSpec
@@ -63,11 +61,10 @@ class WarpRenderer:
         self._device = wp.get_device(device)
         wp.load_module(warp_kernels, device=self._device)
         self._max_envs = max_envs
-        self._assets: ChainMap[str, Any] = ChainMap()
+        self._assets = KnownAssets()
         self._scenes: SceneTables | None = SceneTables(max_envs, self._device, pool_bytes, pool_bytes)
         self._launcher = Launcher(self._device, antialias, mipmaps)
         self._frames: I64 = np.zeros(max_envs, dtype=np.int64)
-        self._checked: set[str] = set()
 
     def load(self, assets: Mapping[str, Any]) -> None:
         """Make imported meshes and pictures known: content hash -> `actors.scenes.mesh.Mesh` or texels u8 (S, S, 3).
@@ -77,26 +74,18 @@ class WarpRenderer:
         Raises:
             SceneError: if a mesh of a plain dict is malformed; then nothing was loaded.
         """
-        if isinstance(assets, dict):
-            for name, asset in assets.items():
-                check_asset(name, asset)
-            self._checked.update(assets)
-        self._assets.maps.insert(0, assets)  # type: ignore[arg-type]
+        self._assets.load(assets)
 
     def reset(self, env_ids: I64, scenes: Sequence[SceneSpec]) -> None:
         """Build `scenes[i]` in environment `env_ids[i]`; see `common.protocols.Renderer.reset`."""
         tables = self._open()
-        ids = self._check_ids(env_ids)
-        if len(scenes) != len(ids):
-            raise SceneError(bad_value("len(scenes)", len(scenes), f"len(env_ids) = {len(ids)}"))
-        if len(np.unique(ids)) != len(ids):
-            raise SceneError(bad_value("env_ids", ids.tolist(), "each environment once"))
+        ids = check_reset(env_ids, scenes, self._max_envs)
         found: dict[str, Any] = {}
         for env, scene in zip(ids.tolist(), scenes, strict=True):
             try:
-                self._find(assets_of(scene), found)
+                self._assets.find(assets_of(scene), found)
                 check_scene(scene, found)
-                self._check_new_assets(found)
+                self._assets.check_new(found)
             except SceneError as e:
                 raise SceneError(f"environment {env}: {e}") from e
         for env, scene in zip(ids.tolist(), scenes, strict=True):
@@ -122,7 +111,7 @@ class WarpRenderer:
             SceneError: as `render`.
         """
         tables = self._open()
-        ids = self._check_ids(env_ids)
+        ids = check_env_ids(env_ids, self._max_envs)
         poses = np.array(world_T_cam, dtype=np.float64)
         intr = np.array(intrinsics, dtype=np.float64)
         height, width = int(size[0]), int(size[1])
@@ -130,7 +119,9 @@ class WarpRenderer:
         images = self._launcher.draw(
             tables.fill(Tables()), ids, tables.largest(ids), poses, intr, (height, width), channels
         )
-        return DeviceFrames(images.get("rgb"), images.get("instance_id"), images.get("depth"), self._count(ids), poses)
+        return DeviceFrames(
+            images.get("rgb"), images.get("instance_id"), images.get("depth"), count_frames(self._frames, ids), poses
+        )
 
     def nbytes(self) -> int:
         """Bytes of scenes, meshes, textures and scratch on the device."""
@@ -146,53 +137,11 @@ class WarpRenderer:
             raise SceneError("the renderer is closed: make a new one")
         return self._scenes
 
-    def _find(self, names: set[str], found: dict[str, Any]) -> None:
-        """Read assets once, for the check and the drawing: a second read of a lazy mapping might fail half way."""
-        for name in sorted(names - set(found)):
-            with contextlib.suppress(KeyError):  # what is missing is for the scene's check to name
-                found[name] = self._assets[name]
-
-    def _check_new_assets(self, found: Mapping[str, Any]) -> None:
-        """Check assets the first time that any scene names them: those of a lazy mapping are not seen before."""
-        for name in sorted(set(found) - self._checked):
-            check_asset(name, found[name])
-            self._checked.add(name)
-
-    def _check_ids(self, env_ids: I64) -> I64:
-        ids = np.asarray(env_ids)
-        if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
-            raise SceneError(bad_value("env_ids", f"{ids.dtype} {ids.shape}", "integers (N,)"))
-        if len(ids) and (ids.min() < 0 or ids.max() >= self._max_envs):
-            raise SceneError(bad_value("env_ids", ids.tolist(), f"0 .. {self._max_envs - 1}"))
-        return ids.astype(np.int64)
-
     def _check_view(self, ids: I64, poses: F64, intr: F64, size: tuple[int, int], channels: Sequence[Channel]) -> None:
-        n = len(ids)
         missing = ids[~self._open().ready[ids]]
         if len(missing):
             raise SceneError(f"environment {missing[0]} has no scene: reset it first")
-        if poses.shape != (n, 4, 4) or not np.isfinite(poses).all() or not is_rigid(poses).all():
-            raise SceneError(bad_value("world_T_cam", _worst(poses), f"finite rigid poses ({n}, 4, 4)"))
-        if intr.shape != (n, 4) or not np.isfinite(intr).all() or (intr[:, :2] <= 0.0).any():
-            raise SceneError(bad_value("intrinsics", _worst(intr), f"finite ({n}, 4), focal lengths > 0"))
+        check_cameras(poses, intr, len(ids))
         if not (1 <= size[0] <= MAX_SIDE and 1 <= size[1] <= MAX_SIDE):
             raise SceneError(bad_value("size", size, f"(height, width), each 1 .. {MAX_SIDE}"))
-        unknown = [c for c in channels if c not in get_args(Channel)]
-        if unknown or not channels:
-            raise SceneError(bad_value("channels", list(channels), f"one or more of {get_args(Channel)}"))
-
-    def _count(self, ids: I64) -> I64:
-        """Frame numbers, counting on where an environment occurs more than once."""
-        out = np.empty(len(ids), dtype=np.int64)
-        for i, env in enumerate(ids.tolist()):
-            out[i] = self._frames[env]
-            self._frames[env] += 1
-        return out
-
-
-def _worst(array: NDArray[Any]) -> object:
-    """What to show of a bad array: its first row that is not finite or not positive, else its shape."""
-    if array.ndim >= 2 and not np.isfinite(array).all():
-        bad = ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
-        return f"row {int(np.argmax(bad))}: {array[np.argmax(bad)].ravel().tolist()}"
-    return f"shape {array.shape}"
+        check_channels(channels)

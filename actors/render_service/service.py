@@ -21,6 +21,7 @@ from actors.render_service.layout import Layout, channels_of, cut_frames, make_l
 from actors.render_service.limits import CHUNK_BYTES, PROTOCOL, LimitError, Limits
 from actors.render_service.shared_frames import MappedSegments
 from common.errors import AssetError, RendererError, RendererLostError, SceneError, ServofleetError, bad_value
+from common.processes import rss_bytes
 from common.proto.servofleet.v1 import render_pb2 as pb
 from common.proto.servofleet.v1 import render_pb2_grpc
 from common.protocols import Channel, Frames
@@ -142,7 +143,7 @@ class RenderService(render_pb2_grpc.RenderServiceServicer):  # type: ignore[misc
             waiting=desk.waiting,
             resets=self._resets,
             frames=self._frames,
-            rss_bytes=_rss_bytes(),
+            rss_bytes=rss_bytes(),
             device_bytes=self._device_bytes,
             assets_bytes=self._assets.nbytes,
             session=desk.session,
@@ -271,8 +272,3 @@ def _abort(context: grpc.ServicerContext, error: BaseException) -> NoReturn:
     said = str(error) if isinstance(error, ServofleetError) else f"{name}: {error}"
     context.abort(codes[0] if codes else grpc.StatusCode.INTERNAL, said[:_DETAILS])
     raise AssertionError("abort raises")
-
-
-def _rss_bytes() -> int:
-    with open("/proc/self/statm") as f:
-        return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

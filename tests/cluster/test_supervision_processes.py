@@ -17,6 +17,7 @@ from cluster.supervision_processes import (
     exit_status,
     open_process,
 )
+from common.processes import process_stat
 
 TELLS = tuple(int(n) for n in platform.release().split("-")[0].split(".")[:2]) >= (6, 15)
 
@@ -28,7 +29,7 @@ def child():
     def start(code="import time; time.sleep(60)"):
         children.append(subprocess.Popen([sys.executable, "-S", "-c", code]))
         pid = children[-1].pid
-        where = Whereabouts("n", supervision_processes._space(), pid, supervision_processes._born(pid))
+        where = Whereabouts("n", supervision_processes._space(), pid, process_stat(pid).born)
         return children[-1], where
 
     yield start
