@@ -126,9 +126,7 @@ class Pace:
 
     def waits(self) -> dict[str, float]:
         """Seconds that each side of the limiter waited so far ("insert", "sample"), and those that passed ("all")."""
-        report = self._limiter.report()
-        seconds = report["seconds"]
-        return {"insert": report["insert_wait"] * seconds, "sample": report["sample_wait"] * seconds, "all": seconds}
+        return self._limiter.waited()
 
     def state(self) -> dict[str, Any]:
         """JSON-ready."""

@@ -208,14 +208,26 @@ class Limiter:
             refused `try_...` waits until the next one of its side is allowed; seconds: the time they are fractions of.
         """
         with self._changed:
-            now = self._clock()
-            elapsed = max(now - self._began, 1e-9)
+            waited = self._waited()
+            elapsed = max(waited["all"], 1e-9)
             out = {"inserts": float(self._inserts), "samples": float(self._samples), "removed": float(self._removed)}
             out |= {"balance": float(self._balance), "seconds": elapsed}
-            for side, waited in self._waits.items():
-                since = self._waiting_since[side]
-                out[f"{side}_wait"] = (waited + (0.0 if since is None else now - since)) / elapsed
-            return out
+            return out | {f"{side}_wait": waited[side] / elapsed for side in self._waits}
+
+    def waited(self) -> dict[str, float]:
+        """Seconds that each side waited so far ("insert", "sample"), as in `report`, and those that passed ("all").
+        None of them ever gets smaller.
+        """
+        with self._changed:
+            return self._waited()
+
+    def _waited(self) -> dict[str, float]:
+        now = self._clock()
+        out = {"all": now - self._began}
+        for side, ended in self._waits.items():
+            since = self._waiting_since[side]
+            out[side] = ended if since is None else ended + (now - since)
+        return out
 
     def state(self) -> dict[str, Any]:
         """Counters and settings; JSON-ready."""

@@ -170,9 +170,23 @@ def test_wait_fractions_tell_which_side_waits() -> None:
     clock.now = 8.0
     report = limiter.report()
     assert (report["sample_wait"], report["insert_wait"]) == (0.25, 0.5)
+    assert limiter.waited() == {"sample": 2.0, "insert": 4.0, "all": 8.0}
     assert limiter.try_sample(1) and limiter.try_insert(1)
     clock.now = 16.0
     assert limiter.report()["insert_wait"] == 0.25
+
+
+@given(st.lists(st.tuples(st.booleans(), st.floats(0.0, 1e3)), max_size=30))
+def test_what_a_side_waited_never_gets_smaller(steps: list[tuple[bool, float]]) -> None:
+    clock = Clock()
+    limiter = Limiter(2, 1.0, 4.0, clock=clock)
+    before = limiter.waited()
+    for inserts, seconds in steps:
+        limiter.try_insert(1) if inserts else limiter.try_sample(1)
+        clock.now += seconds
+        waited = limiter.waited()
+        assert all(waited[side] >= before[side] for side in waited)
+        before = waited
 
 
 def test_a_blocked_thread_counts_as_waiting() -> None:
