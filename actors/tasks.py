@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from common.identity import PolicyVersion
 from common.role_events import Event
@@ -45,6 +46,17 @@ class Task:
     def num_envs(self) -> int:
         """Environments of this shard."""
         return self.last_env - self.first_env
+
+    def plain(self) -> dict[str, Any]:
+        """The fields as texts, numbers and dicts: Ray packs those ten times as fast as it pickles a dataclass."""
+        # dataclasses.asdict copies deeply, which takes longer than the packing.
+        return vars(self) | {"version": None if self.version is None else dict(vars(self.version))}
+
+    @classmethod
+    def from_plain(cls, fields: Mapping[str, Any]) -> Task:
+        """Inverse of `plain`."""
+        version = fields["version"]
+        return cls(**{**fields, "version": None if version is None else PolicyVersion(**version)})
 
 
 @dataclasses.dataclass(frozen=True)

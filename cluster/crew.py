@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Set
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 from ray.rllib.utils.actor_manager import FaultTolerantActorManager
 
+from actors.tasks import Task
 from cluster.crew_member import WATCH, Loss, Member
 from cluster.elastic import Nodes, NodeWatch, bounds, let_go, may_add
 from cluster.supervision import Beats, Cause, Supervision, WatchedTime
@@ -24,6 +25,7 @@ from cluster.supervision_processes import (
     last_line,
     node_of,
     open_process,
+    run_task,
     whereabouts,
 )
 from common.config import FleetConfig
@@ -82,10 +84,11 @@ class Crew:
         answers = self._manager.foreach_actor(method, kwargs=kwargs, remote_actor_ids=up, timeout_seconds=60.0)
         return [a.get() for a in answers]
 
-    def send(self, member: int, kwargs: Mapping[str, Any]) -> bool:
+    def send(self, member: int, task: Task, weights: Any) -> bool:
         """Let a member run a task; False if it cannot be sent one now."""
+        kwargs = {"task": task.plain(), "weights": weights}
         # The manager drops a second request to a busy actor without a word.
-        sent = self._manager.foreach_actor_async("run", tag="task", kwargs=dict(kwargs), remote_actor_ids=[member])
+        sent = self._manager.foreach_actor_async(run_task, tag="task", kwargs=kwargs, remote_actor_ids=[member])
         self._news(member)
         return bool(sent == 1)
 

@@ -205,7 +205,7 @@ class Fleet:
         self._queue.clear()
 
     def _send(self, member: int, work: Work, index: int) -> None:
-        if self._crew.send(member, {"task": work.tasks[index], "weights": work.weights}):
+        if self._crew.send(member, work.tasks[index], work.weights):
             self._busy[member] = (work, index, time.monotonic())
         else:
             self._queue.appendleft((work, index))

@@ -15,7 +15,8 @@ import dataclasses
 import functools
 import importlib.metadata
 import os
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from actors.scenes.models import open_imports
@@ -121,7 +122,10 @@ def build_program(config: RunConfig, directory: RunDirectory) -> Iterator[Progra
 def start_ray(config: RunConfig) -> None:
     """Connect to the configured cluster, or start one on this machine."""
     import ray
+    from ray._private import worker
 
+    # Ray prints what raylets tell of dead workers where a verb prints its result.
+    worker.print_to_stdstream = _to_stderr
     # Kernels of one thread: two threads on busy cores slow every process down, and change sums.
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -134,6 +138,10 @@ def start_ray(config: RunConfig) -> None:
             # Ray would else join a cluster that happens to run on this machine.
             options |= {"num_cpus": cpus, "include_dashboard": False}
             ray.init("local", runtime_env={"env_vars": threads}, **options)
+
+
+def _to_stderr(data: Mapping[str, Any], ignore_prefix: bool) -> None:
+    print(*data["lines"], sep="\n", file=sys.stderr)
 
 
 def store_url(config: RunConfig, directory: RunDirectory) -> str:

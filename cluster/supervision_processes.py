@@ -16,11 +16,14 @@ import select
 import signal
 import struct
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray.exceptions import ActorUnavailableError, NodeDiedError, OutOfMemoryError, RayActorError, RayError, RayTaskError
 
+from actors.tasks import Task
 from cluster.supervision import Cause
 from common.processes import process_stat
 
@@ -49,6 +52,14 @@ def whereabouts(_actor: object = None) -> Whereabouts:
     """Of this process; Ray runs it in an actor."""
     node = ray.get_runtime_context().get_node_id()
     return Whereabouts(node, _space(), os.getpid(), process_stat(os.getpid()).born)
+
+
+def run_task(actor: Any, task: Mapping[str, Any], weights: Any) -> Any:
+    """Let an actor run a task, given as `Task.plain`; Ray runs it in the actor.
+
+    A function of a module is pickled by its name, the name of a method as a closure with its code.
+    """
+    return actor.run(task=Task.from_plain(task), weights=weights)
 
 
 def open_process(where: Whereabouts) -> int | None:

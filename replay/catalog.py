@@ -55,9 +55,17 @@ class Catalog:
         return list(map(Place._make, zip(*texts, *numbers, strict=True)))
 
 
+class _Codes(dict[Any, int]):
+    """Numbers values as they are first asked for: 0, 1, 2, ..."""
+
+    def __missing__(self, value: Any) -> int:
+        self[value] = number = len(self)
+        return number
+
+
 def read_catalog(index: Index, query: Query) -> Catalog:
     """The catalog of the episodes that fit `query`."""
-    known: dict[str, dict[Any, int]] = {n: {} for n in _NAMES}
+    known = {n: _Codes() for n in _NAMES}
     parts: dict[str, list[NDArray[Any]]] = {n: [] for n in (*_NUMBERS, *_SCORES, *_NAMES)}
     for block in index.columns(query, tuple(parts)):
         columns = dict(zip(parts, block, strict=True))
@@ -66,8 +74,8 @@ def read_catalog(index: Index, query: Query) -> Catalog:
         for name in _SCORES:
             parts[name].append(np.array(columns[name], np.float64))  # None becomes NaN
         for name in _NAMES:
-            codes = known[name]
-            parts[name].append(np.array([codes.setdefault(v, len(codes)) for v in columns[name]], np.int32))
+            codes = map(known[name].__getitem__, columns[name])
+            parts[name].append(np.fromiter(codes, np.int32, len(columns[name])))
     names = {n: [str(v) for v in values] for n, values in known.items()}
     names["policy_version"] = [_short(v) for v in known["policy_version"]]
     return Catalog(

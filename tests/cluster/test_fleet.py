@@ -35,10 +35,10 @@ class WrittenCrew:
         self.slots, self.up, self.rss_bytes = config.collectors, [0, 1], 5
         self.troubles, self.sent, self.order, self.idle_losses = {}, {}, [], []
 
-    def send(self, member, kwargs):
+    def send(self, member, task, weights):
         assert member in self.up and member not in self.sent
-        self.sent[member] = kwargs["task"]
-        self.order.append(kwargs["task"].first_env)
+        self.sent[member] = task
+        self.order.append(task.first_env)
         return True
 
     def results(self, timeout_s):

@@ -4,6 +4,7 @@ import signal
 
 import pytest
 import ray
+from ray._private import worker
 
 from cluster.config_loading import load_config
 from cluster.draining import Draining
@@ -38,3 +39,12 @@ def test_an_address_is_joined_as_it_is(asked):
         start_ray(load_config(["experiment=smoke", "ray_address=10.0.0.2:6379"]))
     ((address, options),) = asked
     assert address == "10.0.0.2:6379" and "num_cpus" not in options
+
+
+def test_what_rays_nodes_tell_is_not_among_the_results(asked, monkeypatch, capsys):
+    monkeypatch.setattr(worker, "print_to_stdstream", worker.print_to_stdstream)
+    start_ray(load_config(["experiment=smoke"]))
+    # Ray's listener calls it by this name, with these arguments.
+    assert "print_to_stdstream" in worker.listen_error_messages.__code__.co_names
+    worker.print_to_stdstream({"lines": ["a worker died"], "pid": "raylet", "is_err": False}, ignore_prefix=False)
+    assert capsys.readouterr() == ("", "a worker died\n")
