@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from common.errors import SceneError, bad_value
 
@@ -125,6 +123,10 @@ def is_closed(vertices: F32, faces: I32) -> bool:
     edges, reverse = np.sort(start * count + end), np.sort(end * count + start)
     if (edges[1:] == edges[:-1]).any() or not np.array_equal(edges, reverse):
         return False
+    # Here, for they are slow to import, and a collector that was lost is soon to be replaced.
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     graph = coo_array((np.ones(len(start), np.int8), (start, end)), shape=(count, count))
     part = connected_components(graph, directed=False)[1][corner[:, 0]]
     # About the middle of the box, so that a small part far off does not drown in rounding.

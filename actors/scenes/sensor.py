@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
 
 from common.errors import ConfigError, SceneError, bad_value
 from common.protocols import F32, U8
@@ -136,6 +135,9 @@ def apply_sensor(rgb: U8, sensors: Sequence[Sensor], seeds: Sequence[int], frame
     for i, sensor in enumerate(chosen):
         _occlude(image[i], sensor.occluders)
         if sensor.blur > 0.0:
+            # Here, for it is slow to import, and a collector that was lost is soon to be replaced.
+            from scipy.ndimage import gaussian_filter
+
             sigma = sensor.blur * image.shape[1]
             image[i] = gaussian_filter(image[i], (sigma, sigma, 0.0), mode="nearest")
     image *= _column(chosen, "exposure")
