@@ -13,9 +13,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from common.errors import StoreError
+from replay.graveyard import Graveyard
 from replay.record import EpisodeEntry
 from replay.store import Store, open_store
-from replay.tombstones import Graveyard
 
 
 @dataclasses.dataclass

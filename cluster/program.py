@@ -141,7 +141,8 @@ def start_ray(config: RunConfig) -> None:
 
 
 def _to_stderr(data: Mapping[str, Any], ignore_prefix: bool) -> None:
-    print(*data["lines"], sep="\n", file=sys.stderr)
+    for line in data["lines"]:
+        print(line.partition(" To troubleshoot")[0], file=sys.stderr)  # and half a page of advice
 
 
 def store_url(config: RunConfig, directory: RunDirectory) -> str:

@@ -14,9 +14,10 @@ from pathlib import Path, PurePosixPath
 from common.errors import StoreError, bad_value
 from replay.checks import MAX_NUMBER, real, text, whole
 from replay.decisions import Named, count_decisions, decide, decided
+from replay.graveyard import Graveyard
 from replay.record import WRITER_ID, Record, encode_record, read_checked, record_name
 from replay.storage import Storage, Where, open_storage
-from replay.tombstones import TOMBSTONES, Graveyard
+from replay.tombstones import TOMBSTONES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,9 +137,10 @@ def _check_kept(storage: Storage, made: Pin) -> None:
     while not decide(storage, number, (), f"pin {made.name}"):
         number = count_decisions(storage)
     going = decided(storage, number)
+    graveyard = Graveyard(storage)
     needed = [
         (r.writer, r.seq, t.number)
-        for t in Graveyard(storage).read(None)[made.position.get(TOMBSTONES, 0) :]
+        for t in map(graveyard.tombstone, range(made.position.get(TOMBSTONES, 0), graveyard.read()))
         for r in t.records
         if made.reaches(r.writer, r.seq, t.number)
     ]

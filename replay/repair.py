@@ -14,13 +14,14 @@ from pathlib import Path, PurePosixPath
 from common.episode import Episode
 from common.errors import StoreError
 from replay.decisions import decision_name
+from replay.graveyard import Graveyard
 from replay.index import delete_index
 from replay.record import encode_record, read_record, record_name
 from replay.retention import LEASE_S
 from replay.segment import Segment
 from replay.storage import Storage, Where, open_storage
 from replay.store import open_store
-from replay.tombstones import Buried, Graveyard, count_tombstones, publish_tombstone, tombstone_name
+from replay.tombstones import Buried, count_tombstones, publish_tombstone, tombstone_name
 from replay.verify import Fault, Progress, episode_problem, find_faults
 
 WRITER = "repair"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from common.errors import StoreError, bad_value
@@ -204,17 +204,21 @@ def sweep(
         segments = _segments(store)
     store.refresh()
     swept, now = Swept(), time.time()
-    tombstones = store.tombstones()
     with refusing(store.storage, "swept"):
         there = _records_there(store)
+        # A writer that slept may publish a record that was deleted long ago.
+        store.graveyard.swept -= {store.graveyard.number(*r) for r in there}
+        tombstones = list(store.tombstones())
+        live = {row[0] for row in store.index.rows("SELECT segment FROM records")}
+        dead = set(segments) - live
         for k, tombstone in enumerate(tombstones):
             if progress is not None:
                 progress(k, len(tombstones))
             if now < tombstone.created_at + grace_s:
                 swept.in_grace += sum((r.writer, r.seq) in there for r in tombstone.records)
-            else:
-                _sweep_tombstone(store, tombstone, there, set(segments), dry_run, swept)
-        for segment in _unnamed(store, segments):
+            elif _sweep_tombstone(store, tombstone, there, dead, dry_run, swept) and not dry_run:
+                store.graveyard.swept.add(tombstone.number)
+        for segment in _unnamed(segments, live, tombstones):
             if _is_going(segment) or now - store.storage.last_change(segment) > lease_s:
                 swept.uncommitted += 1
                 _delete_segment(store, segment, dry_run, swept)
@@ -224,29 +228,35 @@ def sweep(
 
 
 def _records_there(store: Store) -> set[tuple[str, int]]:
-    writers = {r.writer for t in store.tombstones() for r in t.records}
+    """Records on the disk that tombstones name."""
+    writers = store.storage.listing("commits").folders
     found = zip(
         writers, store.storage.each(lambda w: store.storage.listing(f"commits/{w}").files, writers), strict=True
     )
-    return {(writer, int(n[:8])) for writer, names in found for n in names if RECORD_NAME.fullmatch(n)}
+    seen = ((writer, int(n[:8])) for writer, names in found for n in names if RECORD_NAME.fullmatch(n))
+    return {r for r in seen if store.graveyard.holds(*r)}
 
 
 def _sweep_tombstone(
-    store: Store, tombstone: Tombstone, there: set[tuple[str, int]], segments: set[str], dry_run: bool, swept: Swept
-) -> None:
-    storage = store.storage
+    store: Store, tombstone: Tombstone, there: set[tuple[str, int]], dead: set[str], dry_run: bool, swept: Swept
+) -> bool:
+    """Whether nothing is left of a tombstone; `there`: records, `dead`: segments that no record names."""
+    storage, nothing = store.storage, True
     named = [Named(r.writer, r.seq) for r in tombstone.records if (r.writer, r.seq) in there]
     going = _decide(store, tombstone, named, dry_run) if named else set()
     swept.pinned += len(named) - len(going)
     swept.deleted += len(going)
     if going and not dry_run:
         storage.delete([record_name(*r) for r in sorted(going)])
-    live = {row[0] for row in store.index.rows("SELECT segment FROM records")}
     for r in tombstone.records:
         stays = (r.writer, r.seq) in there and (r.writer, r.seq) not in going
-        # A writer that slept may be filling a folder of this name again; what the tombstone means is older than it.
-        if not stays and r.segment in segments - live and not storage.refilled(r.segment, tombstone.created_at):
-            _delete_segment(store, r.segment, dry_run, swept)
+        if not stays and r.segment in dead:
+            # A writer that slept may be filling a folder of this name again; what the tombstone means is older than it.
+            stays = storage.refilled(r.segment, tombstone.created_at)
+            if not stays:
+                _delete_segment(store, r.segment, dry_run, swept)
+        nothing = nothing and not stays
+    return nothing
 
 
 def _decide(store: Store, tombstone: Tombstone, named: Sequence[Named], dry_run: bool) -> set[Named]:
@@ -281,16 +291,16 @@ def uncommitted(store: Store) -> list[str]:
     way.
     """
     with refusing(store.storage, "read"):
-        return _unnamed(store, _segments(store))
+        live = {row[0] for row in store.index.rows("SELECT segment FROM records")}
+        return _unnamed(_segments(store), live, store.tombstones())
 
 
 def _segments(store: Store) -> list[str]:
     return [f"data/{name}" for name in store.storage.listing("data").folders]
 
 
-def _unnamed(store: Store, segments: Sequence[str]) -> list[str]:
-    named = {row[0] for row in store.index.rows("SELECT segment FROM records")}
-    named |= {r.segment for t in store.tombstones() for r in t.records}
+def _unnamed(segments: Sequence[str], live: set[str], tombstones: Iterable[Tombstone]) -> list[str]:
+    named = live | {r.segment for t in tombstones for r in t.records}
     return [s for s in segments if s not in named]
 
 

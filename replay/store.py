@@ -11,7 +11,7 @@ Any number of processes of one node may write and read at the same time: no file
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from common.errors import StoreError, bad_value
 from replay.catalog import Place
 from replay.description import create_description, read_description
 from replay.disk_space import DiskLimits
+from replay.graveyard import Graveyard
 from replay.index import Index, Query
 from replay.mapping import Readahead
 from replay.record import RECORD_NAME, EpisodeEntry, Record, read_record, record_name
@@ -31,7 +32,7 @@ from replay.segment import Segment
 from replay.segments import OpenSegments
 from replay.storage import Storage, Where, open_storage, refusing
 from replay.tables import Located, Tables
-from replay.tombstones import TOMBSTONES, Graveyard, Tombstone
+from replay.tombstones import TOMBSTONES, Tombstone
 from replay.writer import SegmentWriter
 
 
@@ -86,7 +87,7 @@ class Store:
         self._segments = OpenSegments(storage, ram_bytes, self._named)
         self._tables = Tables(self._segments)
         self._readahead = Readahead()
-        self._graveyard = Graveyard(storage)
+        self.graveyard = Graveyard(storage)
 
     @property
     def root(self) -> Path:
@@ -147,14 +148,15 @@ class Store:
         wanted = self._committed(seen) if upto is None else dict(upto)
         rewind = upto is not None and any(count > upto.get(name, 0) for name, count in seen.items())
         old = {} if rewind else seen
-        tombstones = self._graveyard.read(wanted.get(TOMBSTONES, 0))
-        buried = {(r.writer, r.seq) for t in tombstones[old.get(TOMBSTONES, 0) :] for r in t.records}
+        tombstones = self.graveyard.read(wanted.get(TOMBSTONES, 0))
+        more = map(self.graveyard.tombstone, range(old.get(TOMBSTONES, 0), tombstones))
+        buried = {(r.writer, r.seq) for t in more for r in t.records}
         new = self._records(
             (writer, seq)
             for writer, count in sorted(wanted.items())
             if writer != TOMBSTONES
             for seq in range(old.get(writer, 0), count)
-            if not self._graveyard.holds(writer, seq, len(tombstones))
+            if not self.graveyard.holds(writer, seq, tombstones)
         )
         heirs = self._records([] if rewind else self.index.heirs(buried))
         if rewind or wanted != seen:
@@ -170,8 +172,8 @@ class Store:
         try:
             record = read_record(self.storage, writer, seq)
         except StoreError:
-            self._graveyard.read()
-            if self._graveyard.holds(writer, seq) and not self.storage.exists(record_name(writer, seq)):
+            self.graveyard.read()
+            if self.graveyard.holds(writer, seq) and not self.storage.exists(record_name(writer, seq)):
                 return None
             raise
         self._segments.tell(record)
@@ -188,8 +190,8 @@ class Store:
         names = dict(
             zip(writers, self.storage.each(lambda place: self.storage.files_after(*place), places), strict=True)
         )
-        counts = dict(seen) | {TOMBSTONES: len(self._graveyard.read())}
-        for writer, count in self._graveyard.counts().items():
+        counts = dict(seen) | {TOMBSTONES: self.graveyard.read()}
+        for writer, count in self.graveyard.counts().items():
             counts[writer] = max(counts.get(writer, 0), count)
         for writer, files in names.items():
             last = max((int(n[:8]) for n in files if RECORD_NAME.fullmatch(n)), default=-1)
@@ -201,9 +203,10 @@ class Store:
         shown = self.index.rows("SELECT writer, seq FROM records ORDER BY writer, seq")
         return list(self.storage.each(lambda key: read_record(self.storage, *key), shown))
 
-    def tombstones(self) -> list[Tombstone]:
-        """The tombstones this view has taken notice of, in order."""
-        return self._graveyard.read(self.position().get(TOMBSTONES, 0))
+    def tombstones(self) -> Iterator[Tombstone]:
+        """The tombstones this view has taken notice of and of which something may be left, in order."""
+        numbers = range(self.position().get(TOMBSTONES, 0))
+        return (self.graveyard.tombstone(n) for n in numbers if n not in self.graveyard.swept)
 
     def select(self, query: Query | None = None) -> list[EpisodeEntry]:
         """Episodes that fit a query (None: all), sorted by id."""

@@ -9,7 +9,6 @@ position goes on showing what it showed.
 from __future__ import annotations
 
 import dataclasses
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple
 from common.errors import StoreError, bad_value
 from replay.checks import MAX_NUMBER, real, text, whole
 from replay.record import RECORD_NAME, SEGMENT_PATH, WRITER_ID, encode_record, read_checked
-from replay.storage import Storage, Where, open_storage
+from replay.storage import Where, open_storage
 
 # In a position, the number of tombstones read; no writer id begins with a slash.
 TOMBSTONES = "/tombstones"
@@ -135,47 +134,3 @@ def publish_tombstone(
         if number is not None:
             raise StoreError(f"tombstone {storage.where(tombstone_name(number))} exists already")
         wanted += 1  # somebody else was faster
-
-
-class Graveyard:
-    """Which records the tombstones of a store name; reads each tombstone once, because none ever changes.
-    Any thread may use it.
-    """
-
-    def __init__(self, where: Where) -> None:
-        """Of a store; nothing is read yet."""
-        self._storage: Storage = open_storage(where)
-        self._read: list[Tombstone] = []
-        self._number: dict[tuple[str, int], int] = {}
-        self._lock = threading.Lock()
-
-    def read(self, count: int | None = None) -> list[Tombstone]:
-        """The first `count` tombstones; None is all there are by now.
-
-        Raises:
-            StoreError: naming the tombstone that cannot be read.
-        """
-        with self._lock:
-            count = count_tombstones(self._storage, len(self._read)) if count is None else count
-            new = self._storage.each(lambda n: read_tombstone(self._storage, n), range(len(self._read), count))
-            for number, tombstone in enumerate(new, len(self._read)):
-                self._read.append(tombstone)
-                for r in tombstone.records:
-                    self._number.setdefault((r.writer, r.seq), number)
-            return self._read[:count]
-
-    def holds(self, writer: str, seq: int, count: int | None = None) -> bool:
-        """Whether one of the first `count` tombstones names a record; None asks all that were read so far."""
-        number = self._number.get((writer, seq))
-        return number is not None and (count is None or number < count)
-
-    def numbers(self, writer: str) -> set[int]:
-        """The sequence numbers of a writer that the tombstones read so far name."""
-        return {seq for name, seq in self._number if name == writer}
-
-    def counts(self) -> dict[str, int]:
-        """Per writer one more than the largest sequence number that a tombstone read so far names."""
-        out: dict[str, int] = {}
-        for writer, seq in self._number:
-            out[writer] = max(out.get(writer, 0), seq + 1)
-        return out

@@ -15,11 +15,11 @@ from common.episode import Episode
 from common.errors import StoreError, bad_value
 from replay.checks import MAX_GAP, MAX_NUMBER, whole
 from replay.disk_space import DiskFullError, DiskLimits, wait_for_space
+from replay.graveyard import Graveyard
 from replay.layout import signature
 from replay.record import RECORD_NAME, WRITER_ID, describe, encode_record, record_name
 from replay.segment_files import write_segment
 from replay.storage import Where, open_storage
-from replay.tombstones import Graveyard
 
 _IO_THREADS = 16  # they wait for the disk, so their number has nothing to do with the number of cores
 _HASH_THREADS = 2

@@ -87,7 +87,7 @@ def test_nothing_is_deleted_unless_it_is_asked_for(config):
         run = Run(program, Display())
         advance(run, 3)
         assert kept(run) == [0, 1, 2, 3] and retain(program.store, config.replay) is None
-        assert program.store.tombstones() == []
+        assert list(program.store.tombstones()) == []
 
 
 def test_evaluations_that_the_report_shows_stay(config):

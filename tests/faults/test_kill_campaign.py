@@ -11,12 +11,12 @@ import pytest
 from fleet import SLOTS, Fleet
 from replay_worker import number_of, read_log, sha256_of
 
+from replay.graveyard import Graveyard
 from replay.merge import merge
 from replay.pins import unpin
 from replay.repair import repair
 from replay.retention import sweep
 from replay.store import open_store
-from replay.tombstones import Graveyard
 from replay.verify import find_faults
 
 pytestmark = pytest.mark.faults

@@ -80,7 +80,7 @@ def test_tombstones_that_race_for_a_number_are_all_kept(tmp_path: Path) -> None:
     _run(_bury_together, [(str(store.root), barrier, 10 * k, 10) for k in range(2)])
     store.refresh()
     named = [r.seq for t in store.tombstones() for r in t.records]
-    assert len(store.tombstones()) == 20 and sorted(named) == list(range(20))
+    assert len(list(store.tombstones())) == 20 and sorted(named) == list(range(20))
 
 
 def _pin_or_sweep(root: str, barrier: Any, out: Any, sweeps: bool) -> None:

@@ -59,7 +59,7 @@ def test_buried_episodes_leave_at_refresh_and_older_positions_go_on_showing_them
     with pytest.raises(StoreError, match="is not in store"):
         store.entry("run-a/0000/dagger/00000000/000001")
     assert store.refresh(upto=json.loads(json.dumps(before))) == before
-    assert envs(store) == [0, 1, 2, 3] and store.tombstones() == []
+    assert envs(store) == [0, 1, 2, 3] and list(store.tombstones()) == []
     assert store.refresh(upto={"w": 2, T: 1}) == {"w": 2, T: 1}
     assert envs(store) == [0]
     # A record that the tombstone names lies beyond this position: it stays out when the view grows.
