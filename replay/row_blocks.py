@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replay.drawing import Group, Pool
-from replay.tables import Int64s, Located
+from replay.tables import Int64s, Located, Tables
 
 LONGEST = 16  # steps
 SEGMENT, START, EPISODE, PARTLY = range(4)  # columns of `where_of`
@@ -31,6 +31,7 @@ class Block:
         at: i64 (n, B) row within the segment.
         index: i64 (n, B) into `episodes` of the step.
         episodes: numbers of the distinct episodes of each step, in order of appearance.
+        numbering: that the numbers of segments are of.
         located: where the rows of all steps lie, once every segment is open.
     """
 
@@ -41,6 +42,7 @@ class Block:
     at: Int64s
     index: Int64s
     episodes: list[list[int]]
+    numbering: Tables
     located: Located | None = None
 
     @property
@@ -75,11 +77,13 @@ def where_of(pool: Pool, segments: Int64s) -> Int64s:
     return np.stack([segment, numbers["start"], segment * _MAX_SLOTS + numbers["slot"], partly], axis=1)
 
 
-def make_block(groups: Sequence[Group], generation: int, first: int, drawn: Sequence[tuple[Int64s, Int64s]]) -> Block:
+def make_block(
+    groups: Sequence[Group], generation: int, first: int, drawn: Sequence[tuple[Int64s, Int64s]], numbering: Tables
+) -> Block:
     """A block of draws.
 
     Args:
-        groups, generation, first: see `Block`.
+        groups, generation, first, numbering: see `Block`.
         drawn: per group, where i64 (n, episodes, 4) the episodes lie (`where_of`), and rows i64 (n, rows) of them,
             those of one episode side by side.
     """
@@ -92,6 +96,5 @@ def make_block(groups: Sequence[Group], generation: int, first: int, drawn: Sequ
         episodes.append(list(slots))
     rows: NDArray[Any] = np.concatenate([rows for _, rows in drawn], axis=1)
     segments = np.ascontiguousarray(where[:, :, SEGMENT])
-    return Block(
-        tuple(groups), generation, first, segments, where[:, :, START] + rows, np.array(index, np.int64), episodes
-    )
+    at, numbers = where[:, :, START] + rows, np.array(index, np.int64)
+    return Block(tuple(groups), generation, first, segments, at, numbers, episodes, numbering)

@@ -22,7 +22,7 @@ from replay.index import Query
 from replay.record import EpisodeEntry
 from replay.row_blocks import EPISODE, LONGEST, PARTLY, Block, make_block, where_of
 from replay.store import Store
-from replay.tables import Int64s
+from replay.tables import Int64s, Tables
 
 __all__ = ["Group", "OnPolicySampler", "RowSampler", "SuccessSampler", "UniformSampler"]
 
@@ -50,6 +50,7 @@ class RowSampler(CounterSampler):
         super().__init__(store, seed, fields, {})
         self._valid: dict[int, Int64s] = {}  # by the number of the episode
         self._tables: dict[Group, Int64s] = {}
+        self._numbering: Tables | None = None  # of the segments in these
         self._block: Block | None = None
 
     def batch(self, groups: Sequence[Group], step: int) -> Batch:
@@ -68,7 +69,7 @@ class RowSampler(CounterSampler):
         out = self._read(block, k)
         out["episode_index"] = block.index[k].copy()
         if self._fixed_fields:
-            out |= self.store.read_at(self._fixed_fields, *block.slots(k))
+            out |= self.store.read_at(self._fixed_fields, *block.slots(k), block.numbering)
         return out
 
     def episode_ids(self, groups: Sequence[Group], step: int) -> list[str]:
@@ -88,13 +89,13 @@ class RowSampler(CounterSampler):
     def _read(self, block: Block, k: int) -> Batch:
         rows = block.at.shape[1]
         if block.located is None and len(block.at) > 1:
-            block.located = self.store.locate(self._step_fields, block.segments.ravel(), block.at.ravel())
+            block.located = block.numbering.located(self._step_fields, block.segments.ravel(), block.at.ravel())
         if block.located is not None:
             read = self.store.read_located(block.located, k * rows, (k + 1) * rows)
             if read is not None:
                 return read
             block.located = None
-        return self.store.read_at(self._step_fields, block.segments[k], block.at[k])
+        return self.store.read_at(self._step_fields, block.segments[k], block.at[k], block.numbering)
 
     def _block_of(self, groups: Sequence[Group], step: int) -> Block:
         """The block that has this step. Blocks grow while steps follow each other in an unchanged view of the store,
@@ -114,15 +115,20 @@ class RowSampler(CounterSampler):
             if where[:, :, PARTLY].any():
                 self._skip_invalid(pool, k.ravel(), where.reshape(-1, 4), items.reshape(-1, each))
             drawn.append((where, items))
-        self._block = make_block(groups, self._generation, step, drawn)
+        self._block = make_block(groups, self._generation, step, drawn, self._numbered())
         return self._block
 
     def _where(self, group: Group, pool: Pool) -> Int64s:
         table = self._tables.get(group)
         if table is None:
-            numbers = self.store.segment_numbers(pool.catalog.names["segment"])
+            numbers = self._numbered().numbers(pool.catalog.names["segment"])
             table = self._tables[group] = where_of(pool, numbers)
         return table
+
+    def _numbered(self) -> Tables:
+        if self._numbering is None:
+            self._numbering = self.store.numbering
+        return self._numbering
 
     def _skip_invalid(self, pool: Pool, k: Int64s, where: Int64s, items: Int64s) -> None:
         """Turn `items` (n, each), which count the rows of episodes that may be drawn, into rows."""
@@ -139,6 +145,7 @@ class RowSampler(CounterSampler):
     def _forget(self) -> None:
         self._valid.clear()
         self._tables.clear()
+        self._numbering = None
         self._block = None
 
 

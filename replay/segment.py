@@ -44,8 +44,7 @@ class Usage:
 
     def __init__(self) -> None:
         self.files, self.cached_bytes = 0, 0
-        # By segment, a bit for each array that was found whole: it is never changed, so one check is enough. Deleted
-        # segments stay in it, which is why it is small.
+        # By segment, a bit for each array that was found whole: it is never changed, so one check is enough.
         self.whole: dict[str, int] = {}
         self._lock = threading.Lock()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -125,6 +125,20 @@ class OpenSegments:
                 self.closings += 1
                 self._segments.pop(path).close()
                 self._used.pop(path, None)
+
+    def forget(self, paths: Collection[str]) -> None:
+        """Close segments that were deleted; nobody looks for the arrays of one of them any more."""
+        with self._lock:
+            for path in paths:
+                self._sums.pop(path, None)
+                self._used.pop(path, None)
+                if (segment := self._segments.pop(path, None)) is not None:
+                    segment.close()
+            names = {path.rpartition("/")[2] for path in paths}
+            # A copy of a segment of an object store has more before its name.
+            gone = [top for top in self.usage.whole if top.rpartition("/")[2].rpartition("data_")[2] in names]
+            for top in gone:
+                del self.usage.whole[top]
 
     def close(self) -> None:
         """Close all."""

@@ -11,6 +11,7 @@ Any number of processes of one node may write and read at the same time: no file
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +35,8 @@ from replay.storage import Storage, Where, open_storage, refusing
 from replay.tables import Located, Tables
 from replay.tombstones import TOMBSTONES, Tombstone
 from replay.writer import SegmentWriter
+
+_MANY_GONE = 64  # segments that are deleted, at least, before those that stay are numbered anew
 
 
 def open_store(
@@ -86,6 +89,8 @@ class Store:
         self.generation = 0  # counts refreshes that changed something, for caches of query answers
         self._segments = OpenSegments(storage, ram_bytes, self._named)
         self._tables = Tables(self._segments)
+        self._numberings = weakref.WeakSet([self._tables])
+        self._gone: list[list[str]] = [[], []]  # segments deleted before this numbering was made, and since
         self._readahead = Readahead()
         self.graveyard = Graveyard(storage)
 
@@ -150,7 +155,8 @@ class Store:
         old = {} if rewind else seen
         tombstones = self.graveyard.read(wanted.get(TOMBSTONES, 0))
         more = map(self.graveyard.tombstone, range(old.get(TOMBSTONES, 0), tombstones))
-        buried = {(r.writer, r.seq) for t in more for r in t.records}
+        leaving = [r for t in more for r in t.records]
+        buried = {(r.writer, r.seq) for r in leaving}
         new = self._records(
             (writer, seq)
             for writer, count in sorted(wanted.items())
@@ -161,8 +167,20 @@ class Store:
         heirs = self._records([] if rewind else self.index.heirs(buried))
         if rewind or wanted != seen:
             self.index.add(new, buried=buried, heirs=heirs, position=wanted, anew=rewind)
+            self._forget_segments([r.segment for r in leaving if r.segment])
         self.generation += bool(new or buried) or rewind
         return self.position()
+
+    def _forget_segments(self, deleted: Sequence[str]) -> None:
+        """Once as many were deleted as are left, number segments anew, and close those that were deleted before the
+        last time: who reads meanwhile may still use the last numbering.
+        """
+        self._gone[1] += deleted
+        if deleted and len(self._gone[1]) > _MANY_GONE + self.index.rows("SELECT COUNT(*) FROM records")[0][0]:
+            self._segments.forget(self._gone[0])
+            self._gone = [self._gone[1], []]
+            self._tables = Tables(self._segments)
+            self._numberings.add(self._tables)
 
     def _records(self, keys: Iterable[tuple[str, int]]) -> list[Record]:
         return [record for record in self.storage.each(lambda key: self._record(*key), keys) if record]
@@ -273,22 +291,27 @@ class Store:
                 raise StoreError(f"field {names[0]} cannot be read: no episode was given")
             return {}
         records = [(e.writer, e.seq) if isinstance(e, EpisodeEntry) else None for e in episodes]
-        numbers = self._tables.numbers([e.segment for e in episodes], records)
-        return gather(names, self._tables, numbers[index], at, self._readahead, self._segments.cache, numbers)
+        tables = self._tables
+        numbers = tables.numbers([e.segment for e in episodes], records)
+        return gather(names, tables, numbers[index], at, self._readahead, self._segments.cache, numbers)
 
-    def segment_numbers(self, paths: Sequence[str]) -> NDArray[np.int64]:
-        """A number for each segment, i64 (N,), that stays its own for as long as this store is open."""
-        return self._tables.numbers(paths)
+    @property
+    def numbering(self) -> Tables:
+        """Gives segments numbers. From time to time there is another one, so that deleted segments are forgotten; the
+        numbers of an older one stay good with it.
+        """
+        return self._tables
 
     def read_at(
-        self, fields: Iterable[str], segments: NDArray[np.int64], at: NDArray[np.int64]
+        self, fields: Iterable[str], segments: NDArray[np.int64], at: NDArray[np.int64], numbering: Tables
     ) -> dict[str, NDArray[Any]]:
         """Entries of many segments, in one array per field: what `read_rows` does for callers that hold columns.
 
         Args:
             fields: all step-level, or all episode-level.
-            segments: (B,) of `segment_numbers`, B at least 1.
+            segments: (B,) numbers of segments, B at least 1.
             at: (B,) row, or slot of the episode, within the segment.
+            numbering: that gave the numbers.
 
         Returns:
             field -> (B, *field shape), dtypes of the schema.
@@ -296,11 +319,7 @@ class Store:
         Raises:
             StoreError: as in `read_rows`, or if a segment has no such row.
         """
-        return gather(fields, self._tables, segments, at, self._readahead, self._segments.cache)
-
-    def locate(self, fields: Sequence[str], segments: NDArray[np.int64], at: NDArray[np.int64]) -> Located | None:
-        """Where `read_at` would find its entries; None where it would have to open a file, or would raise."""
-        return self._tables.located(fields, segments, at)
+        return gather(fields, numbering, segments, at, self._readahead, self._segments.cache)
 
     def read_located(self, located: Located, start: int, stop: int) -> dict[str, NDArray[Any]] | None:
         """`read_at` of entries start .. stop of what was located; None after `release`."""
@@ -337,10 +356,12 @@ class Store:
     def release(self) -> None:
         """Close all segments: give maps and cached arrays back. What is read next opens them again."""
         self._segments.close()
-        self._tables.clear()
+        for tables in self._numberings:
+            tables.clear()
 
     def close(self) -> None:
         """Close index and segments."""
         self._segments.close()
-        self._tables.clear()
+        for tables in self._numberings:
+            tables.clear()
         self.index.close()

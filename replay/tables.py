@@ -60,8 +60,8 @@ class Located:
 class Tables:
     """Numbers for segments, and a `Column` for each of their stored arrays. Any thread may use it.
 
-    A segment keeps its number for as long as this lives, open or not. When segments are closed all columns are made
-    anew; who reads at that moment still holds the old ones, and with them the maps.
+    A segment keeps its number for as long as this lives, open or not, also when it is deleted. When segments are closed
+    all columns are made anew; who reads at that moment still holds the old ones, and with them the maps.
     """
 
     def __init__(self, segments: OpenSegments) -> None:

@@ -57,9 +57,9 @@ def test_a_field_that_one_layout_lacks_is_named(store: Store) -> None:
 
 @pytest.mark.parametrize("row", [-1, 99])
 def test_a_row_beyond_the_segment_is_refused_before_memory_is_touched(store: Store, row: int) -> None:
-    source = store.segment_numbers([store.select()[0].segment] * 2)
+    source = store.numbering.numbers([store.select()[0].segment] * 2)
     with pytest.raises(StoreError, match=rf"row of .* = {row}: allowed is 0 \.\. "):
-        store.read_at(["image"], source, np.array([0, row]))
+        store.read_at(["image"], source, np.array([0, row]), store.numbering)
 
 
 def test_a_segment_that_no_record_names_is_refused(store: Store) -> None:
