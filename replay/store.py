@@ -167,7 +167,8 @@ class Store:
         heirs = self._records([] if rewind else self.index.heirs(buried))
         if rewind or wanted != seen:
             self.index.add(new, buried=buried, heirs=heirs, position=wanted, anew=rewind)
-            self._forget_segments([r.segment for r in leaving if r.segment])
+            if old:  # else nothing was read yet, or the view goes back to what it showed
+                self._forget_segments([r.segment for r in leaving if r.segment])
         self.generation += bool(new or buried) or rewind
         return self.position()
 

@@ -147,6 +147,9 @@ def test_a_store_that_deletes_for_ever_remembers_what_is_left(store: Store, monk
         for held in (store.numbering._paths, store._segments.usage.whole, store._segments._sums, store._segments._used):
             assert len(held) <= 3 * (2 + 2) + 4
     assert len(numberings) > 2
+    new = open_store(store.root)
+    new.refresh()
+    assert new._gone == [[], []]  # who was not there has nothing to forget
 
 
 def test_numbers_stay_good_with_their_numbering_while_others_are_given(store: Store, monkeypatch) -> None:
