@@ -11,7 +11,6 @@ Any number of processes of one node may write and read at the same time: no file
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -32,11 +31,9 @@ from replay.rows import gather, read_located
 from replay.segment import Segment
 from replay.segments import OpenSegments
 from replay.storage import Storage, Where, open_storage, refusing
-from replay.tables import Located, Tables
+from replay.tables import Located, Numberings, Tables
 from replay.tombstones import TOMBSTONES, Tombstone
 from replay.writer import SegmentWriter
-
-_MANY_GONE = 64  # segments that are deleted, at least, before those that stay are numbered anew
 
 
 def open_store(
@@ -88,9 +85,7 @@ class Store:
         self.url = storage.url  # path of a local store
         self.generation = 0  # counts refreshes that changed something, for caches of query answers
         self._segments = OpenSegments(storage, ram_bytes, self._named)
-        self._tables = Tables(self._segments)
-        self._numberings = weakref.WeakSet([self._tables])
-        self._gone: list[list[str]] = [[], []]  # segments deleted before this numbering was made, and since
+        self._numberings = Numberings(self._segments)
         self._readahead = Readahead()
         self.graveyard = Graveyard(storage)
 
@@ -167,21 +162,11 @@ class Store:
         heirs = self._records([] if rewind else self.index.heirs(buried))
         if rewind or wanted != seen:
             self.index.add(new, buried=buried, heirs=heirs, position=wanted, anew=rewind)
-            if old:  # else nothing was read yet, or the view goes back to what it showed
-                self._forget_segments([r.segment for r in leaving if r.segment])
+            if old and leaving:  # else nothing was read yet, or the view goes back to what it showed
+                left = self.index.rows("SELECT COUNT(*) FROM records")[0][0]
+                self._numberings.deleted([r.segment for r in leaving if r.segment], left)
         self.generation += bool(new or buried) or rewind
         return self.position()
-
-    def _forget_segments(self, deleted: Sequence[str]) -> None:
-        """Once as many were deleted as are left, number segments anew, and close those that were deleted before the
-        last time: who reads meanwhile may still use the last numbering.
-        """
-        self._gone[1] += deleted
-        if deleted and len(self._gone[1]) > _MANY_GONE + self.index.rows("SELECT COUNT(*) FROM records")[0][0]:
-            self._segments.forget(self._gone[0])
-            self._gone = [self._gone[1], []]
-            self._tables = Tables(self._segments)
-            self._numberings.add(self._tables)
 
     def _records(self, keys: Iterable[tuple[str, int]]) -> list[Record]:
         return [record for record in self.storage.each(lambda key: self._record(*key), keys) if record]
@@ -292,16 +277,14 @@ class Store:
                 raise StoreError(f"field {names[0]} cannot be read: no episode was given")
             return {}
         records = [(e.writer, e.seq) if isinstance(e, EpisodeEntry) else None for e in episodes]
-        tables = self._tables
+        tables = self.numbering
         numbers = tables.numbers([e.segment for e in episodes], records)
         return gather(names, tables, numbers[index], at, self._readahead, self._segments.cache, numbers)
 
     @property
     def numbering(self) -> Tables:
-        """Gives segments numbers. From time to time there is another one, so that deleted segments are forgotten; the
-        numbers of an older one stay good with it.
-        """
-        return self._tables
+        """Gives segments numbers; see `Numberings`."""
+        return self._numberings.newest
 
     def read_at(
         self, fields: Iterable[str], segments: NDArray[np.int64], at: NDArray[np.int64], numbering: Tables
@@ -357,12 +340,10 @@ class Store:
     def release(self) -> None:
         """Close all segments: give maps and cached arrays back. What is read next opens them again."""
         self._segments.close()
-        for tables in self._numberings:
-            tables.clear()
+        self._numberings.clear()
 
     def close(self) -> None:
         """Close index and segments."""
         self._segments.close()
-        for tables in self._numberings:
-            tables.clear()
+        self._numberings.clear()
         self.index.close()

@@ -17,6 +17,7 @@ from replay.segment import Segment
 from replay.segments import OpenSegments
 
 Int64s = NDArray[np.int64]
+_MANY_GONE = 64  # segments that are deleted, at least, before those that stay are numbered anew
 
 
 class Column:
@@ -200,3 +201,36 @@ class Tables:
             self._columns = {}
             for found in self._located:
                 found.columns = None
+
+
+class Numberings:
+    """The tables of a store. Once as many segments were deleted as are left there are new ones, so that those are
+    forgotten; the numbers of older tables stay good with these for as long as somebody holds them.
+
+    Attributes:
+        newest: the tables to ask for numbers.
+    """
+
+    def __init__(self, segments: OpenSegments) -> None:
+        """Tables of `segments`."""
+        self._segments = segments
+        self.newest = Tables(segments)
+        self._all = weakref.WeakSet([self.newest])
+        self._gone: tuple[list[str], list[str]] = ([], [])  # segments deleted before the newest were made, and since
+
+    def deleted(self, paths: Sequence[str], left: int) -> None:
+        """Segments were deleted, and so many are left. Those that were deleted before the newest tables were made are
+        closed when the next ones are: who reads meanwhile may still use the last.
+        """
+        before, since = self._gone
+        since += paths
+        if len(since) > _MANY_GONE + left:
+            self._segments.forget(before)
+            self._gone = since, []
+            self.newest = Tables(self._segments)
+            self._all.add(self.newest)
+
+    def clear(self) -> None:
+        """Let go of all arrays."""
+        for tables in self._all:
+            tables.clear()

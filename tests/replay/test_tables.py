@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from records import make_episode
 
-import replay.store
+import replay.tables
 from common.errors import StoreError
 from replay.drawing import Group
 from replay.pins import pin
@@ -139,7 +139,7 @@ def rounds_of(store: Store, count: int, keep: int) -> Iterator[int]:
 
 
 def test_a_store_that_deletes_for_ever_remembers_what_is_left(store: Store, monkeypatch) -> None:
-    monkeypatch.setattr(replay.store, "_MANY_GONE", 2)
+    monkeypatch.setattr(replay.tables, "_MANY_GONE", 2)
     numberings = {id(store.numbering)}
     for _ in rounds_of(store, 7, keep=2):
         numberings.add(id(store.numbering))
@@ -149,11 +149,11 @@ def test_a_store_that_deletes_for_ever_remembers_what_is_left(store: Store, monk
     assert len(numberings) > 2
     new = open_store(store.root)
     new.refresh()
-    assert new._gone == [[], []]  # who was not there has nothing to forget
+    assert new._numberings._gone == ([], [])  # who was not there has nothing to forget
 
 
 def test_numbers_stay_good_with_their_numbering_while_others_are_given(store: Store, monkeypatch) -> None:
-    monkeypatch.setattr(replay.store, "_MANY_GONE", 0)
+    monkeypatch.setattr(replay.tables, "_MANY_GONE", 0)
     writer = store.writer("stays", max_episodes=1)
     (ack,) = writer.append(make_episode(env=77, round=99, rows=5, size=40))
     writer.close()
@@ -174,11 +174,11 @@ def test_numbers_stay_good_with_their_numbering_while_others_are_given(store: St
 def test_batches_are_those_of_a_store_that_numbers_once(store: Store, monkeypatch) -> None:
     group = Group("dagger", 8, 2)
     drawn: list[list[np.ndarray]] = [[], []]
-    monkeypatch.setattr(replay.store, "_MANY_GONE", 0)
+    monkeypatch.setattr(replay.tables, "_MANY_GONE", 0)
     other = open_store(store.root)
     samplers = [UniformSampler(s, 3, ["image", "expert_twist"]) for s in (store, other)]
     for _ in rounds_of(store, 4, keep=3):
-        other._gone[1].clear()  # never enough of them
+        other._numberings._gone[1].clear()  # never enough of them
         other.refresh()
         for sampler, batches in zip(samplers, drawn, strict=True):
             batches += [sampler.next([group])["image"] for _ in range(3)]
@@ -188,6 +188,6 @@ def test_batches_are_those_of_a_store_that_numbers_once(store: Store, monkeypatc
 
 
 def test_segments_deleted_before_the_last_numbering_hold_no_maps(store: Store, monkeypatch) -> None:
-    monkeypatch.setattr(replay.store, "_MANY_GONE", 0)
+    monkeypatch.setattr(replay.tables, "_MANY_GONE", 0)
     for _ in rounds_of(store, 5, keep=2):
         assert maps_of(store.root) <= 3 * 2 + 4
