@@ -191,3 +191,13 @@ def test_segments_deleted_before_the_last_numbering_hold_no_maps(store: Store, m
     monkeypatch.setattr(replay.tables, "_MANY_GONE", 0)
     for _ in rounds_of(store, 5, keep=2):
         assert maps_of(store.root) <= 3 * 2 + 4
+
+
+def test_who_reads_while_segments_go_still_has_those_of_the_last_numbering(store: Store, monkeypatch) -> None:
+    monkeypatch.setattr(replay.tables, "_MANY_GONE", 0)
+    old, (segments, at) = store.numbering, places(store)
+    expected = store.read_at(["image"], segments, at, old)["image"]
+    prune(store, plan_prune(store, Retention(newest_rows=5)))
+    store.refresh()
+    assert sweep(store, grace_s=0.0).deleted == 4 and store.numbering is not old
+    np.testing.assert_array_equal(store.read_at(["image"], segments, at, old)["image"], expected)
