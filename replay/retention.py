@@ -209,7 +209,7 @@ def sweep(
         # A writer that slept may publish a record that was deleted long ago.
         store.graveyard.swept -= {store.graveyard.number(*r) for r in there}
         tombstones = list(store.tombstones())
-        live = {row[0] for row in store.index.rows("SELECT segment FROM records")}
+        live = _live(store)
         dead = set(segments) - live
         for k, tombstone in enumerate(tombstones):
             if progress is not None:
@@ -291,12 +291,16 @@ def uncommitted(store: Store) -> list[str]:
     way.
     """
     with refusing(store.storage, "read"):
-        live = {row[0] for row in store.index.rows("SELECT segment FROM records")}
-        return _unnamed(_segments(store), live, store.tombstones())
+        return _unnamed(_segments(store), _live(store), store.tombstones())
 
 
 def _segments(store: Store) -> list[str]:
     return [f"data/{name}" for name in store.storage.listing("data").folders]
+
+
+def _live(store: Store) -> set[str]:
+    """Segments that records of this view name."""
+    return {row[0] for row in store.index.rows("SELECT segment FROM records")}
 
 
 def _unnamed(segments: Sequence[str], live: set[str], tombstones: Iterable[Tombstone]) -> list[str]:
