@@ -8,7 +8,6 @@ import ctypes
 import dataclasses
 import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from common.processes import process_stat
 
@@ -47,14 +46,15 @@ def adopting() -> Iterator[None]:
 def descendants() -> list[Process]:
     """Children of this process, their children and so on; those that ended and wait to be reaped do not count."""
     children: dict[int, list[Process]] = collections.defaultdict(list)
-    for folder in Path("/proc").glob("[0-9]*"):
+    for pid in _pids():
         with contextlib.suppress(OSError):  # it ended meanwhile
-            stat = process_stat(int(folder.name))
+            stat = process_stat(pid)
             if stat.state not in "ZX":
-                name = (folder / "cmdline").read_bytes().decode(errors="replace")
+                with open(f"/proc/{pid}/cmdline", errors="replace") as f:
+                    name = f.read()
                 role = next((r for start, r in ROLES.items() if name.startswith(start)), "")
                 role = "" if _STARTING in name else role
-                children[stat.parent].append(Process(int(folder.name), stat.born, role))
+                children[stat.parent].append(Process(pid, stat.born, role))
     found, parents = [], [os.getpid()]
     while parents:
         below = children.get(parents.pop(), [])
@@ -71,17 +71,23 @@ def reap() -> None:
 
 
 def _zombies() -> Iterator[int]:
-    for folder in Path("/proc").glob("[0-9]*"):
+    for pid in _pids():
         with contextlib.suppress(OSError):
-            found = process_stat(int(folder.name))
+            found = process_stat(pid)
             if found.state == "Z" and found.parent == os.getpid():
-                yield int(folder.name)
+                yield pid
+
+
+def _pids() -> list[int]:
+    # Plain strings: a `Path` interns its parts, and what that costs is memory that a soak would measure.
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
 def memory(pid: int) -> tuple[int, int] | None:
     """Resident bytes, and those of them that no file stands behind; None if the process ended."""
     try:
-        fields = Path(f"/proc/{pid}/statm").read_text().split()
+        with open(f"/proc/{pid}/statm") as f:
+            fields = f.read().split()
     except OSError:
         return None
     return int(fields[1]) * _PAGE, (int(fields[1]) - int(fields[2])) * _PAGE
@@ -107,7 +113,9 @@ def shared_memory(pids: list[int]) -> set[str]:
     names: set[str] = set()
     for pid in pids:
         with contextlib.suppress(OSError):
-            for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            with open(f"/proc/{pid}/maps") as f:
+                found = f.read().splitlines()
+            for line in found:
                 at = line.find(_SHARED)
                 name = line[at + len(_SHARED) :].removesuffix(" (deleted)")
                 if at >= 0 and not name.startswith(_RAYS_OWN):
@@ -117,4 +125,4 @@ def shared_memory(pids: list[int]) -> set[str]:
 
 def still_there(names: set[str]) -> list[str]:
     """Those of the names that still lie below /dev/shm."""
-    return sorted(n for n in names if Path(_SHARED, n).exists())
+    return sorted(n for n in names if os.path.exists(_SHARED + n))

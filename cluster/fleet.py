@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import ray
 from numpy.typing import NDArray
 from ray.exceptions import RayTaskError
@@ -23,6 +22,7 @@ from cluster.crew_member import Loss
 from cluster.elastic import bounds
 from cluster.role_status import RoleStatus
 from cluster.supervision import Cause
+from cluster.supervision_processes import packed
 from cluster.versions import refusal
 from common.config import FleetConfig
 from common.errors import ServofleetError
@@ -103,7 +103,7 @@ class Fleet:
     def start(self, tasks: Sequence[Task], weights: Weights | None = None) -> Work:
         """Queue tasks behind those already queued; returns at once. Weights are put into the object store once."""
         began = time.perf_counter()
-        work = Work(tasks, None if weights is None else ray.put(_plain(weights)))
+        work = Work(tasks, None if weights is None else ray.put(packed(weights)))
         self.broadcast_s += time.perf_counter() - began
         self._queue.extend((work, i) for i in range(len(work.tasks)))
         self.poll(0.0)
@@ -244,10 +244,6 @@ class Fleet:
             raise FleetError(f"{limit}; last: {loss.line}") from loss.error
         if work is not None:
             self._queue.appendleft((work, index))
-
-
-def _plain(weights: Weights) -> dict[str, NDArray[Any]]:
-    return {name: np.ascontiguousarray(array) for name, array in weights.items()}
 
 
 def _cause(error: Exception) -> str:

@@ -20,7 +20,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
+from numpy.typing import NDArray
 from ray.exceptions import ActorUnavailableError, NodeDiedError, OutOfMemoryError, RayActorError, RayError, RayTaskError
 
 from actors.tasks import Task
@@ -54,12 +56,22 @@ def whereabouts(_actor: object = None) -> Whereabouts:
     return Whereabouts(node, _space(), os.getpid(), process_stat(os.getpid()).born)
 
 
-def run_task(actor: Any, task: Mapping[str, Any], weights: Any) -> Any:
-    """Let an actor run a task, given as `Task.plain`; Ray runs it in the actor.
+def packed(weights: Mapping[str, NDArray[Any]]) -> tuple[list[str], list[NDArray[Any]]]:
+    """Weights as `run_task` takes them: names and arrays.
+
+    The keys of a dict Ray would intern, anew in every task, and Python's table of interned strings keeps room for each
+    of them until it is copied to another place.
+    """
+    return list(weights), [np.ascontiguousarray(array) for array in weights.values()]
+
+
+def run_task(actor: Any, task: Mapping[str, Any], weights: tuple[list[str], list[NDArray[Any]]] | None) -> Any:
+    """Let an actor run a task, given as `Task.plain`, with weights of `packed`; Ray runs it in the actor.
 
     A function of a module is pickled by its name, the name of a method as a closure with its code.
     """
-    return actor.run(task=Task.from_plain(task), weights=weights)
+    named = None if weights is None else dict(zip(*weights, strict=True))
+    return actor.run(task=Task.from_plain(task), weights=named)
 
 
 def open_process(where: Whereabouts) -> int | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def is_in_ram(path: Path) -> bool:
     return bool(types) and types <= {"tmpfs", "ramfs"}
 
 
-def create_only(path: Path, data: bytes) -> bool:
+def create_only(path: Path | str, data: bytes) -> bool:
     """Publish `data` at `path` unless something is published there already; durable when it returns.
 
     A reader sees either nothing or all of `data`: the bytes are written and flushed under a temporary name and then
@@ -49,31 +50,37 @@ def create_only(path: Path, data: bytes) -> bool:
     Returns:
         True if this call published, False if the path existed (its content is left alone).
     """
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
-    try:
-        with open(temporary, "xb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
+    with _aside(path, data) as temporary:
         try:
             os.link(temporary, path)
         except FileExistsError:
             return False
-        fsync_path(path.parent)
+        fsync_path(os.path.dirname(path) or ".")
         return True
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
-def replace_atomically(path: Path, data: bytes) -> None:
+def replace_atomically(path: Path | str, data: bytes) -> None:
     """Write `data` to `path` so that a reader, and a crash at any moment, sees the old content or the new one."""
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
+    with _aside(path, data) as temporary:
+        os.replace(temporary, path)
+        fsync_path(os.path.dirname(path) or ".")
+
+
+@contextlib.contextmanager
+def _aside(path: Path | str, data: bytes) -> Iterator[str]:
+    """A file beside `path` with `data` flushed to the device, gone at the end unless it was renamed.
+
+    Its name is a plain string, for no other has it: a `Path` interns its parts, and the interpreter's table of those
+    grows with every string that was ever in it.
+    """
+    folder, name = os.path.split(path)
+    temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
     try:
         with open(temporary, "xb") as f:
             f.write(data)
             f.flush()
             os.fsync(f.fileno())
-        os.replace(temporary, path)
-        fsync_path(path.parent)
+        yield temporary
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)

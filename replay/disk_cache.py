@@ -58,7 +58,7 @@ class DiskCache:
         self._locks: dict[str, threading.Lock] = {}
         self._guard = threading.Lock()
 
-    def get(self, key: str, sums: Sums, fetch: Callable[[Path], None], anew: bool = False) -> Path:
+    def get(self, key: str, sums: Sums, fetch: Callable[[str], None], anew: bool = False) -> str:
         """The folder of a segment, fetched if it is not there or not what the sums say.
 
         Sizes are compared here, and the crc32c of ``zarr.json``; those of arrays when they are mapped first
@@ -75,7 +75,7 @@ class DiskCache:
             OSError: if the disk, or `fetch`, fails.
         """
         nbytes = sum(s["bytes"] for s in sums.values())
-        path = self.folder / f"{key}~{nbytes}"
+        path = f"{self.folder}/{key}~{nbytes}"
         with self._guard:
             lock = self._locks.setdefault(key, threading.Lock())
         with lock:  # threads of this process fetch a segment once; two processes may both, and one copy goes
@@ -93,7 +93,7 @@ class DiskCache:
         return path
 
     @contextlib.contextmanager
-    def room(self, nbytes: int) -> Iterator[Path]:
+    def room(self, nbytes: int) -> Iterator[str]:
         """An empty folder with room for so many bytes; it is deleted at the end, unless it was renamed.
 
         Raises:
@@ -114,7 +114,7 @@ class DiskCache:
             shutil.rmtree(path, ignore_errors=True)
             os.close(held)
 
-    def _reserve(self, nbytes: int) -> tuple[Path, int] | None:
+    def _reserve(self, nbytes: int) -> tuple[str, int] | None:
         """A new folder and the lock on it, after the least recently used copies have made room for it."""
         lock = os.open(self.folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o666)
         try:
@@ -127,47 +127,47 @@ class DiskCache:
                 taken -= size
             if taken + nbytes > self.max_bytes:
                 return None
-            path = self.folder / f"{_FETCH}{uuid.uuid4().hex}~{nbytes}"
-            path.mkdir()
+            path = f"{self.folder}/{_FETCH}{uuid.uuid4().hex}~{nbytes}"
+            os.mkdir(path)
             held = os.open(path, os.O_RDONLY)
             fcntl.flock(held, fcntl.LOCK_EX)
             return path, held
         finally:
             os.close(lock)
 
-    def _copies(self) -> tuple[list[tuple[float, int, Path]], int]:
+    def _copies(self) -> tuple[list[tuple[float, int, str]], int]:
         """(last use, bytes, path) of whole copies, and the bytes of these and of those being fetched."""
-        copies: list[tuple[float, int, Path]] = []
+        copies: list[tuple[float, int, str]] = []
         taken = 0
         for entry in os.scandir(self.folder):
-            path = Path(entry.path)
             name, _, size = entry.name.rpartition("~")
             with contextlib.suppress(FileNotFoundError):  # renamed or dropped by another process meanwhile
-                if entry.name.startswith(_GONE) or (entry.name.startswith(_FETCH) and _is_abandoned(path)):
-                    shutil.rmtree(path, ignore_errors=True)
+                if entry.name.startswith(_GONE) or (entry.name.startswith(_FETCH) and _is_abandoned(entry.path)):
+                    shutil.rmtree(entry.path, ignore_errors=True)
                 elif name and size.isdigit():
                     taken += int(size)
                     if not entry.name.startswith(_FETCH):
-                        copies.append((entry.stat().st_mtime, int(size), path))
+                        copies.append((entry.stat().st_mtime, int(size), entry.path))
         return copies, taken
 
-    def _drop(self, path: Path) -> None:
-        gone = path.with_name(_GONE + uuid.uuid4().hex)
+    def _drop(self, path: str) -> None:
+        gone = f"{self.folder}/{_GONE}{uuid.uuid4().hex}"
         with contextlib.suppress(FileNotFoundError):
-            path.rename(gone)
+            os.rename(path, gone)
             shutil.rmtree(gone, ignore_errors=True)  # another process may be deleting it as well
 
 
-def _is_whole(path: Path, sums: Sums) -> bool:
+def _is_whole(path: str, sums: Sums) -> bool:
     try:
-        if any(os.stat(path / name).st_size != s["bytes"] for name, s in sums.items()):
+        if any(os.stat(f"{path}/{name}").st_size != s["bytes"] for name, s in sums.items()):
             return False
-        return google_crc32c.value((path / "zarr.json").read_bytes()) == sums["zarr.json"]["crc32c"]
+        with open(f"{path}/zarr.json", "rb") as f:
+            return google_crc32c.value(f.read()) == sums["zarr.json"]["crc32c"]
     except (OSError, KeyError):
         return False
 
 
-def _is_abandoned(path: Path) -> bool:
+def _is_abandoned(path: str) -> bool:
     """Whether the process that fetched it is dead: the kernel let go of its lock."""
     fd = os.open(path, os.O_RDONLY)
     try:

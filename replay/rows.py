@@ -56,7 +56,7 @@ def gather(
         for spec, segment in zip(specs, examples, strict=True):
             shape = spec.fields[name][1]
             if shape != expected:
-                raise StoreError(bad_value(f"shape of field {name} in {segment.path.name}", shape, str(expected)))
+                raise StoreError(bad_value(f"shape of field {name} in {segment.name}", shape, str(expected)))
         # Arrays of one field and shape are the same in every layout; columns lie elsewhere in each.
         apart = len(kinds) > 1 and specs[0].form == "columns"
         for k, spec in zip(kinds, specs, strict=True) if apart else [(-1, specs[0])]:
@@ -96,7 +96,7 @@ def _stored(
     if bad.any():
         k = int(np.flatnonzero(bad)[0])
         number = int(source[k])
-        name = tables.segment(number).path.name
+        name = tables.segment(number).name
         raise StoreError(bad_value(f"row of {name}", int(at[k]), f"0 .. {column.count[number] - 1}"))
     if not len(at):
         return np.empty((0, *spec.shape), spec.dtype)

@@ -62,7 +62,7 @@ def _layout(fields: tuple[tuple[str, tuple[int, ...]], ...]) -> tuple[dict[str, 
     return specs, {field: spec for spec in specs.values() for field in spec.fields}
 
 
-def _refuse_link(path: Path | str) -> None:
+def _refuse_link(path: str) -> None:
     if os.path.islink(path):
         raise StoreError(f"{path} is a link: a segment holds its files itself")
 
@@ -72,10 +72,10 @@ class Segment:
 
     def __init__(
         self,
-        path: Path,
+        path: str | Path,
         usage: Usage | None = None,
         sums: Callable[[], Sums] | None = None,
-        renew: Callable[[], Path] | None = None,
+        renew: Callable[[], str] | None = None,
     ) -> None:
         """Read the metadata of the segment at `path`.
 
@@ -89,13 +89,16 @@ class Segment:
         Raises:
             StoreError: if it is missing, not a segment, or of another format.
         """
-        self.path, self._top = path, str(path)
+        self.path = str(path)
+        self.name = os.path.basename(self.path)
         self._usage = Usage() if usage is None else usage
         self._sums, self._renew = sums, renew
         try:
-            for place in (path, path / "zarr.json"):
+            about = f"{self.path}/zarr.json"
+            for place in (self.path, about):
                 _refuse_link(place)
-            root = fast_json.loads((path / "zarr.json").read_bytes())
+            with open(about, "rb", buffering=0) as f:
+                root = fast_json.loads(f.readall())
             attributes = root["attributes"]
             own = {k: attributes.get(k) for k in ("format", "format_version", "schema_version")}
             expected = {"format": SEGMENT_FORMAT, "format_version": FORMAT_VERSION, "schema_version": SCHEMA_VERSION}
@@ -128,7 +131,7 @@ class Segment:
             StoreError: if the segment does not have the field.
         """
         if field not in self._array_of:
-            raise StoreError(bad_value(f"field of segment {self.path.name}", field, f"one of {sorted(self._array_of)}"))
+            raise StoreError(bad_value(f"field of segment {self.name}", field, f"one of {sorted(self._array_of)}"))
         return self._array_of[field]
 
     def stored(self, name: str, cache: bool = False) -> NDArray[Any]:
@@ -170,15 +173,15 @@ class Segment:
                     self._renew()
                 except OSError as error:
                     where = f"{error.strerror} ({error.filename})"
-                    raise StoreError(f"segment {self.path.name} cannot be fetched: {where}") from error
+                    raise StoreError(f"segment {self.name} cannot be fetched: {where}") from error
         return self._map(spec, cache)
 
     def _map(self, spec: ArraySpec, cache: bool) -> NDArray[Any]:
         name, count = f"{spec.name}/{spec.chunk_file}", self._counts[spec.name]
-        path = f"{self._top}/{name}"
+        path = f"{self.path}/{name}"
         size = count * spec.row_bytes
         trailer = 16 * count + 4 if spec.sharded else 4
-        for place in (f"{self._top}/{spec.name}", path):
+        for place in (f"{self.path}/{spec.name}", path):
             _refuse_link(place)
         try:
             with open(path, "rb", buffering=0) as f:
@@ -196,14 +199,14 @@ class Segment:
             if tail != index + struct.pack("<I", google_crc32c.value(index)):
                 raise StoreError(f"shard index of {path} is damaged")
         bit = 1 << list(self._specs).index(spec.name)
-        if not self._usage.whole.get(self._top, 0) & bit:
+        if not self._usage.whole.get(self.path, 0) & bit:
             self._check(name, mapped, None if spec.sharded else tail)
-            self._usage.whole[self._top] = self._usage.whole.get(self._top, 0) | bit
+            self._usage.whole[self.path] = self._usage.whole.get(self.path, 0) | bit
         return mapped[:size].view(spec.dtype).reshape(count, *spec.shape)
 
     def _check(self, name: str, data: NDArray[np.uint8], tail: bytes | None) -> None:
         """Refuse a file that is not the one that was committed; `tail` is the sum that it carries itself, if any."""
-        path = f"{self._top}/{name}"
+        path = f"{self.path}/{name}"
         if self._sums is not None:
             recorded = self._sums().get(name)
             if recorded is None:

@@ -112,7 +112,7 @@ class Storage(Protocol):
     def refilled(self, segment: str, since: float) -> bool:
         """Whether somebody may have made a segment of this name anew after `since` (Unix time [s])."""
 
-    def map_segment(self, segment: str, sums: Callable[[], Sums], *, anew: bool = False) -> Path:
+    def map_segment(self, segment: str, sums: Callable[[], Sums], *, anew: bool = False) -> str:
         """A folder of this machine with the files of a segment, to be mapped: its own, or a copy that is kept for the
         next time.
 

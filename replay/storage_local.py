@@ -28,7 +28,11 @@ GONE = ".gone-"  # prefix of a folder that is being deleted
 
 @dataclasses.dataclass(frozen=True)
 class LocalStorage:
-    """The folder `folder`; for each method see `replay.storage.Storage`."""
+    """The folder `folder`; for each method see `replay.storage.Storage`.
+
+    Paths of files are plain strings: a `Path` interns its parts, and names of segments and records, of which a run
+    makes new ones for as long as it goes on, would fill the interpreter's table of interned strings.
+    """
 
     folder: Path
 
@@ -37,8 +41,8 @@ class LocalStorage:
         """The path as it was given."""
         return str(self.folder)
 
-    def _at(self, name: str) -> Path:
-        return self.folder / inside(name, self.url)
+    def _at(self, name: str) -> str:
+        return self.where(inside(name, self.url))
 
     def where(self, name: str) -> str:
         """The path of a name."""
@@ -46,7 +50,7 @@ class LocalStorage:
 
     def read(self, name: str) -> bytes:
         """All bytes of a file."""
-        with open(self.where(inside(name, self.url)), "rb", buffering=0) as f:
+        with open(self._at(name), "rb", buffering=0) as f:
             return f.readall()
 
     def exists(self, name: str) -> bool:
@@ -76,9 +80,9 @@ class LocalStorage:
         top, out = self._at(folder), {}
         for path, _, names in os.walk(top):
             for name in names:
-                file = Path(path, name)
+                file = os.path.join(path, name)
                 try:
-                    out[file.relative_to(top).as_posix()] = file.lstat().st_size
+                    out[os.path.relpath(file, top)] = os.lstat(file).st_size
                 except FileNotFoundError:
                     continue
         return out
@@ -87,7 +91,7 @@ class LocalStorage:
         """By the times of files and folders; now where something vanishes meanwhile."""
         top = self._at(name)
         try:
-            times = [top.lstat().st_mtime]
+            times = [os.lstat(top).st_mtime]
             for folder, folders, files in os.walk(top):
                 times += [os.lstat(os.path.join(folder, n)).st_mtime for n in (*folders, *files)]
         except FileNotFoundError:
@@ -98,14 +102,14 @@ class LocalStorage:
         """All but the store's own folder are made where they are missing."""
         path = self._at(folder)
         if not folder:
-            path.mkdir(parents=True, exist_ok=True)
-            fsync_path(path.parent)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            fsync_path(self.folder.parent)
             return
-        if not path.is_dir():
+        if not os.path.isdir(path):
             if "/" in folder:
                 self.make_folder(folder.rsplit("/", 1)[0])
-            path.mkdir(exist_ok=True)
-        fsync_path(path.parent)  # also where another process made it just now
+            os.makedirs(path, exist_ok=True)
+        fsync_path(os.path.dirname(path))  # also where another process made it just now
 
     def check_writable(self) -> None:
         """Asks the permissions."""
@@ -124,28 +128,32 @@ class LocalStorage:
         """And flush the folders they were in."""
         paths = [self._at(name) for name in names]
         for path in paths:
-            path.unlink(missing_ok=True)
-        for folder in {path.parent for path in paths}:
-            if folder.is_dir():
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+        for folder in {os.path.dirname(path) for path in paths}:
+            if os.path.isdir(folder):
                 fsync_path(folder)
 
     def delete_folder(self, folder: str) -> None:
         """What a kill leaves has the prefix `GONE`."""
         path = self._at(folder)
+        parent, name = os.path.split(path)
         with contextlib.suppress(FileNotFoundError):  # somebody else deletes it as well
-            if not path.name.startswith(GONE):
+            if not name.startswith(GONE):
                 # A name of its own: what a kill left may have the plain one.
-                path = path.rename(path.with_name(f"{GONE}{path.name}-{uuid.uuid4().hex[:8]}"))
+                gone = f"{parent}/{GONE}{name}-{uuid.uuid4().hex[:8]}"
+                os.rename(path, gone)
+                path = gone
             shutil.rmtree(path)
-        fsync_path(path.parent)
+        fsync_path(parent)
 
     def move(self, source: str, target: str) -> None:
         """By rename(2), flushed."""
         old, new = self._at(source), self._at(target)
-        new.parent.mkdir(parents=True, exist_ok=True)
+        os.makedirs(os.path.dirname(new), exist_ok=True)
         os.rename(old, new)
-        fsync_path(new.parent)
-        fsync_path(old.parent)
+        fsync_path(os.path.dirname(new))
+        fsync_path(os.path.dirname(old))
 
     def new_segment(self, stem: str) -> str:
         """By mkdir(2)."""
@@ -154,15 +162,14 @@ class LocalStorage:
             suffix = f"-{attempt}" if attempt else ""
             segment = f"data/{stem}{suffix}.zarr"
             try:
-                self._at(segment).mkdir()
+                os.mkdir(self._at(segment))
                 return segment
             except FileExistsError:
                 attempt += 1  # left by a commit that never ended
 
     def put_segment(self, segment: str, files: Mapping[str, Callable[[], Parts]], pool: ThreadPoolExecutor) -> Sums:
         """Every file is flushed as soon as it is written: the disk is then busy while others are still made."""
-        path = self._at(segment)
-        top = str(path)
+        top = self._at(segment)
         # A folder before those in it.
         folders = [top, *(f"{top}/{f}" for f in sorted({n.rsplit("/", 1)[0] for n in files if "/" in n}))]
         try:
@@ -176,10 +183,10 @@ class LocalStorage:
                 wait(written.values())  # all of them, so that none writes into what is removed
                 sums = {name: done.result() for name, done in written.items()}
                 fsync_all(folders, pool)
-            fsync_path(path.parent)
+            fsync_path(os.path.dirname(top))
         except OSError:
             # Nothing can refer to it yet; on a full disk the space matters.
-            shutil.rmtree(path, ignore_errors=True)
+            shutil.rmtree(top, ignore_errors=True)
             raise
         return sums
 
@@ -192,7 +199,7 @@ class LocalStorage:
         """A writer that slept for long may take a name again whose folder was deleted."""
         return self.last_change(segment) > since
 
-    def map_segment(self, segment: str, sums: Callable[[], Sums], *, anew: bool = False) -> Path:
+    def map_segment(self, segment: str, sums: Callable[[], Sums], *, anew: bool = False) -> str:
         """The segment's own folder."""
         if anew:
             raise StoreError(f"segment {self.where(segment)} is damaged, and there is no other copy of it")
@@ -201,7 +208,7 @@ class LocalStorage:
     @contextlib.contextmanager
     def as_folder(self, segment: str) -> Iterator[Path]:
         """The segment's own folder."""
-        yield self._at(segment)
+        yield Path(self._at(segment))
 
     def free_bytes(self) -> int:
         """What the file system leaves to this process."""

@@ -247,7 +247,7 @@ class ObjectStorage:
         """No name is used twice."""
         return False
 
-    def map_segment(self, segment: str, sums: Callable[[], Sums], *, anew: bool = False) -> Path:
+    def map_segment(self, segment: str, sums: Callable[[], Sums], *, anew: bool = False) -> str:
         """A copy on the disk of this node, checked against the sums when it is fetched."""
         recorded = {inside(name, self.url): s for name, s in sums().items()}
         key = f"{self._key}-{inside(segment, self.url).replace('/', '_')}"
@@ -259,19 +259,19 @@ class ObjectStorage:
         found = self.files(segment)
         with self._cache.room(sum(found.values())) as folder:
             self._fetch(segment, {name: {"bytes": size} for name, size in found.items()}, folder)
-            yield folder
+            yield Path(folder)
 
-    def _fetch(self, segment: str, sums: Sums, folder: Path) -> None:
+    def _fetch(self, segment: str, sums: Sums, folder: str) -> None:
         """Write all files of a segment below `folder`."""
         for name in sums:
-            (folder / inside(name, self.url)).parent.mkdir(parents=True, exist_ok=True)
+            os.makedirs(os.path.dirname(f"{folder}/{inside(name, self.url)}"), exist_ok=True)
         list(
             self._files_pool.map(
-                lambda n: self._fetch_file(f"{segment}/{n}" if segment else n, folder / n, sums[n]), sums
+                lambda n: self._fetch_file(f"{segment}/{n}" if segment else n, f"{folder}/{n}", sums[n]), sums
             )
         )
 
-    def _fetch_file(self, name: str, path: Path, expected: Mapping[str, int]) -> None:
+    def _fetch_file(self, name: str, path: str, expected: Mapping[str, int]) -> None:
         """Raises OSError if it is not what is expected, also when it is asked for again."""
         for tries in range(1, _TRIES + 1):
             try:
@@ -288,7 +288,7 @@ class ObjectStorage:
                 raise problem
             time.sleep(0.05 * tries)
 
-    def _stream(self, name: str, path: Path, most: int) -> tuple[int, int]:
+    def _stream(self, name: str, path: str, most: int) -> tuple[int, int]:
         size, crc = 0, 0
         with self._asking(name), open(path, "wb") as f:
             for block in obstore.get(self._store, name).stream(min_chunk_size=1 << 20):

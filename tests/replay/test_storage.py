@@ -108,7 +108,7 @@ def test_a_segment_is_put_mapped_and_looked_at(storage: Storage) -> None:
     body = array.tobytes() * 2
     whole = body + google_crc32c.value(body).to_bytes(4, "little")
     assert sums["iou/c.0"] == {"bytes": 52, "crc32c": google_crc32c.value(whole)}
-    folder = storage.map_segment(segment, lambda: sums)
+    folder = Path(storage.map_segment(segment, lambda: sums))
     assert (folder / "iou/c.0").read_bytes() == whole and (folder / "zarr.json").read_bytes() == b"{}"
     with storage.as_folder(segment) as now:
         assert (now / "iou/c.0").read_bytes() == whole
