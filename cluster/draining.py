@@ -28,6 +28,7 @@ from common.errors import ServofleetError
 EX_TEMPFAIL = 75  # of sysexits.h: start me again
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _ROUND_SHARE = 0.6  # of the grace; the rest is for the checkpoint and for taking the program down
+_AGAIN_S = 0.01  # after which an exception is raised again that was lost
 _SAME_S = 1.0  # a batch system that signals both a shell, which hands it on, and everything in the job, asks once
 
 
@@ -49,16 +50,18 @@ class Draining:
         self.grace_s = grace_s
         self.asked_by = ""
         self._asked_at = 0.0
-        self._too_late = self._at_safe_point = self._interrupted = False
+        self._too_late = self._at_safe_point = self._interrupted = self._again = False
         # Its put is safe in a signal handler, whatever the handler interrupts.
         self._clock: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._before: dict[int, object] = {}
+        self._hook = sys.unraisablehook
 
     def __enter__(self) -> Draining:
         if threading.current_thread() is threading.main_thread():
             handlers = {signal.SIGINT: self._interrupt, signal.SIGALRM: self._give_up_the_round}
             for number, handler in (handlers | dict.fromkeys(SIGNALS, self._ask)).items():
                 self._before[number] = signal.signal(number, handler)
+            self._hook, sys.unraisablehook = sys.unraisablehook, self._lost
             threading.Thread(target=self._end_after_grace, name="draining", daemon=True).start()
         return self
 
@@ -68,6 +71,7 @@ class Draining:
         if self._before:
             signal.setitimer(signal.ITIMER_REAL, 0.0)
             self._clock.put(False)
+            sys.unraisablehook = self._hook
             for number, handler in self._before.items():
                 signal.signal(number, handler)  # type: ignore[arg-type]
         if self.is_why(error):
@@ -105,10 +109,21 @@ class Draining:
         raise KeyboardInterrupt
 
     def _give_up_the_round(self, number: int, frame: FrameType | None) -> None:
+        if self._again:
+            self._again = False
+            raise KeyboardInterrupt
         if not self._at_safe_point:
             self._too_late = True
             # Of all exceptions of a handler, this is the one that Ray hands on.
             raise KeyboardInterrupt
+
+    def _lost(self, unraisable: sys.UnraisableHookArgs) -> None:
+        """What becomes of an exception of a handler that interrupted a finaliser, which hands nothing on."""
+        if issubclass(unraisable.exc_type, KeyboardInterrupt) and (self._too_late or self._interrupted):
+            self._again = True
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
+        else:
+            self._hook(unraisable)
 
     def _end_after_grace(self) -> None:
         if not self._clock.get():

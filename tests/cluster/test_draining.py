@@ -156,6 +156,40 @@ def test_a_second_signal_or_ctrl_c_ends_the_process_at_once(monkeypatch, number)
         pytest.fail(f"{draining.asked_by}: went on")
 
 
+class Finalised:
+    """Rings when it goes: an exception of the handler is lost then."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __del__(self):
+        signal.raise_signal(self.number)
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGALRM, Drained), (signal.SIGINT, KeyboardInterrupt)], ids=["drain", "ctrl-c"]
+)
+@pytest.mark.parametrize("times", [1, 3])
+def test_an_end_that_falls_upon_a_finaliser_comes_again(number, error, times):
+    hook = sys.unraisablehook
+    with pytest.raises(error), Draining(1000.0):
+        signal.raise_signal(signal.SIGTERM)
+        for _ in range(times):
+            Finalised(number)
+        time.sleep(20.0)
+        pytest.fail("went on")
+    assert sys.unraisablehook is hook
+
+
+def test_other_exceptions_of_finalisers_go_where_they_went(monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda lost: told.append(lost.exc_type))
+    monkeypatch.setattr(Finalised, "__del__", lambda self: 1 / 0)
+    with Draining(1000.0):
+        Finalised(0)
+    assert told == [ZeroDivisionError]
+
+
 def test_the_same_signal_twice_within_a_moment_is_one():
     with Draining(25.0) as draining:
         signal.raise_signal(signal.SIGTERM)
