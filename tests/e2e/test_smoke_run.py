@@ -165,7 +165,6 @@ def test_replay_info_through_the_command_line(whole):
         (["train", "experiment=nothing"], 2, "smoke"),
         (["train", "experiment=smoke", "dir=/proc/servofleet/run"], 1, "cannot be written"),
         (["replay", "info", "/nowhere/store"], 1, "/nowhere/store"),
-        (["evaluate", "experiment=smoke", "dir=/nowhere/run"], 1, "no complete checkpoint"),
     ],
 )
 def test_bad_usage_is_one_clear_line(arguments, code, words):

@@ -14,6 +14,7 @@ from replay.storage import Storage
 from replay.store import open_store
 
 
+@pytest.mark.parametrize("storage", ["local", "memory"], indirect=True)
 def test_no_name_enters_the_table_of_interned_strings(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     """The interpreter's table takes room for every string that was ever in it, until it is copied to a larger one:
     pathlib's names once made a run of half an hour grow by 14 MB.
