@@ -18,6 +18,7 @@ import shutil
 import threading
 import time
 import uuid
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -55,7 +56,8 @@ class DiskCache:
         if max_bytes < 1:
             raise StoreError(bad_value("cache_bytes", max_bytes, "at least 1"))
         self.folder, self.max_bytes, self._max_wait_s = folder, max_bytes, max_wait_s
-        self._locks: dict[str, threading.Lock] = {}
+        # Each for as long as somebody uses it: a run makes new segments for as long as it goes on.
+        self._locks: weakref.WeakValueDictionary[str, threading.Lock] = weakref.WeakValueDictionary()
         self._guard = threading.Lock()
 
     def get(self, key: str, sums: Sums, fetch: Callable[[str], None], anew: bool = False) -> str:

@@ -57,6 +57,7 @@ def test_a_segment_is_fetched_once_and_found_by_other_processes(cache: DiskCache
     with ThreadPoolExecutor(4) as pool:
         assert len(set(pool.map(lambda _: cache.get("b", SUMS, source), range(8)))) == 1
     assert source.fetched == 2 and names(cache) == ["a", "b"]
+    assert not list(cache._locks), "locks of segments that nobody fetches are kept"
 
 
 @pytest.mark.parametrize("damage", ["short", "missing", "metadata", "told"])
